@@ -1,0 +1,131 @@
+//! What is recorded of a call: enough to recompute its attribution, route and price later.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::amount::Amount;
+use super::dimensions::{Dimensions, Origin};
+use super::money::PicoUsd;
+use super::policy::{Detector, Protocol, Tier};
+use super::usage::Usage;
+
+/// Identifies a call for ever; a charge with an id that was seen before changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CallId(pub String);
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The record of one call, written once it is settled (or refused).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallRecord {
+    pub id: CallId,
+    /// Unix milliseconds by the sidecar's clock; windows never depend on it.
+    pub started_at_ms: i64,
+    pub duration_ms: i64,
+    #[serde(default)]
+    pub time_to_first_byte_ms: Option<i64>,
+    pub origin: Origin,
+    pub dimensions: Dimensions,
+    pub kind: CallKind,
+    /// The route that chose the model: `namespace/name`, empty when none did.
+    #[serde(default)]
+    pub route: String,
+    /// Name of the backend that answered, or of the shared service.
+    #[serde(default)]
+    pub backend: String,
+    #[serde(default)]
+    pub requested_model: String,
+    #[serde(default)]
+    pub model: String,
+    #[serde(default)]
+    pub requested_tier: Option<Tier>,
+    #[serde(default)]
+    pub tier: Option<Tier>,
+    #[serde(default)]
+    pub classification: Option<Classification>,
+    pub usage: Usage,
+    pub cost: PicoUsd,
+    /// What had been reserved for it.
+    #[serde(default)]
+    pub reserved: Amount,
+    /// Bytes of request and response bodies.
+    #[serde(default)]
+    pub bytes: u64,
+    pub outcome: CallOutcome,
+    /// HTTP status that the caller saw; 0 when it hung up before there was one.
+    #[serde(default)]
+    pub status: u16,
+    /// True when the model had no price and the budget let it through.
+    #[serde(default)]
+    pub unpriced: bool,
+}
+
+impl CallRecord {
+    /// What the call weighs in each unit.
+    pub fn amount(&self) -> Amount {
+        let tokens = i64::try_from(self.usage.total()).unwrap_or(i64::MAX);
+        Amount { usd: self.cost, tokens, requests: i64::from(self.outcome.is_charged()) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum CallKind {
+    Model {
+        protocol: Protocol,
+    },
+    /// A call to a shared service.
+    Shared,
+}
+
+/// What the classifier saw; nothing of the text itself is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Classification {
+    /// 0 (trivial) to 100.
+    pub complexity: u8,
+    /// The tier that the complexity asks for under the route's thresholds.
+    pub needed_tier: Tier,
+    #[serde(default)]
+    pub sensitive: BTreeSet<Detector>,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallOutcome {
+    /// The provider answered and said what it used.
+    Completed,
+    /// The provider answered with an error and charged nothing.
+    Failed,
+    /// The answer broke off; charged by what is known, and by the reservation where nothing is.
+    Interrupted,
+    /// Whether the provider charged cannot be known (the sidecar died): charged as reserved.
+    Unknown,
+    /// Refused before a byte went upstream.
+    Refused,
+}
+
+impl CallOutcome {
+    /// True when a provider could charge for it, so that it counts as a request.
+    pub fn is_charged(self) -> bool {
+        matches!(self, CallOutcome::Completed | CallOutcome::Interrupted | CallOutcome::Unknown)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            CallOutcome::Completed => "completed",
+            CallOutcome::Failed => "failed",
+            CallOutcome::Interrupted => "interrupted",
+            CallOutcome::Unknown => "unknown",
+            CallOutcome::Refused => "refused",
+        }
+    }
+}

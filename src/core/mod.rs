@@ -1,0 +1,10 @@
+//! The domain: pure decisions over plain data. No I/O, no clock, no async, no Kubernetes.
+
+pub mod amount;
+pub mod call;
+pub mod dimensions;
+pub mod limit;
+pub mod money;
+pub mod policy;
+pub mod price;
+pub mod usage;

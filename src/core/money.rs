@@ -1,0 +1,231 @@
+//! Money as an integer number of pico-dollars.
+//!
+//! A list price with up to six decimals per million tokens is a whole number of pico-dollars per token, so the
+//! cost of a call is exact and nothing is ever rounded. Floats never carry money, not even on the way.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An amount of money in pico-dollars (10⁻¹² USD).
+///
+/// `i128` holds ±1.7 × 10²⁶ USD, so sums of any realistic size cannot overflow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PicoUsd(pub i128);
+
+/// Pico-dollars in one dollar.
+const PICO_PER_USD: i128 = 1_000_000_000_000;
+/// Decimal places of one pico-dollar.
+const DECIMALS: usize = 12;
+
+impl PicoUsd {
+    pub const ZERO: PicoUsd = PicoUsd(0);
+    /// An amount that no budget can hold: stands for "unbounded".
+    pub const MAX: PicoUsd = PicoUsd(i128::MAX / 4);
+
+    /// A whole number of dollars.
+    pub const fn from_usd(dollars: i64) -> PicoUsd {
+        PicoUsd(dollars as i128 * PICO_PER_USD)
+    }
+
+    /// Micro-dollars, the unit of a price with six decimals per million tokens per token.
+    pub const fn from_micro(micro: i64) -> PicoUsd {
+        PicoUsd(micro as i128 * 1_000_000)
+    }
+
+    /// The price of one token, from a price in USD per million tokens: exact for up to six decimals.
+    ///
+    /// # Errors
+    /// When the price has a finer fraction than a pico-dollar per token, or is not a decimal number.
+    pub fn per_token_from_per_million(text: &str) -> Result<PicoUsd, MoneyError> {
+        let per_million: PicoUsd = text.parse()?;
+        if per_million.0 % 1_000_000 != 0 {
+            return Err(MoneyError::TooFine { text: text.to_owned(), decimals: 6 });
+        }
+        Ok(PicoUsd(per_million.0 / 1_000_000))
+    }
+
+    pub fn saturating_sub(self, other: PicoUsd) -> PicoUsd {
+        PicoUsd(self.0.saturating_sub(other.0))
+    }
+
+    pub fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+
+    /// The amount with at least two and at most twelve decimals, none of them lost: `0.05`, `1.000000000001`.
+    pub fn to_decimal(self) -> String {
+        let magnitude = self.0.unsigned_abs();
+        let dollars = magnitude / PICO_PER_USD as u128;
+        let fraction = format!("{:012}", magnitude % PICO_PER_USD as u128);
+        let kept = fraction.trim_end_matches('0').len().max(2);
+        let sign = if self.0 < 0 { "-" } else { "" };
+        format!("{sign}{dollars}.{}", &fraction[..kept])
+    }
+}
+
+/// Shown to people with six decimals (`$0.012345`), rounded half away from zero; use [`PicoUsd::to_decimal`] for exact text.
+impl fmt::Display for PicoUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micro = (self.0.unsigned_abs() + 500_000) / 1_000_000;
+        let sign = if self.0 < 0 && micro != 0 { "-" } else { "" };
+        write!(f, "{sign}${}.{:06}", micro / 1_000_000, micro % 1_000_000)
+    }
+}
+
+/// Why a text is not an amount of money.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MoneyError {
+    #[error("{0:?} is not a decimal number of US dollars; write it like \"12.50\"")]
+    NotADecimal(String),
+    #[error("{text:?} has more than {decimals} decimals; a pico-dollar is the smallest unit")]
+    TooFine { text: String, decimals: usize },
+}
+
+impl FromStr for PicoUsd {
+    type Err = MoneyError;
+
+    fn from_str(text: &str) -> Result<PicoUsd, MoneyError> {
+        let not_a_decimal = || MoneyError::NotADecimal(text.to_owned());
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let all_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) || (digits.contains('.') && fraction.is_empty()) {
+            return Err(not_a_decimal());
+        }
+        if fraction.trim_end_matches('0').len() > DECIMALS {
+            return Err(MoneyError::TooFine { text: text.to_owned(), decimals: DECIMALS });
+        }
+        let padded = format!("{:0<12.12}", fraction);
+        let whole: i128 = whole.parse().map_err(|_| not_a_decimal())?;
+        let fraction: i128 = padded.parse().map_err(|_| not_a_decimal())?;
+        let pico = whole.checked_mul(PICO_PER_USD).and_then(|p| p.checked_add(fraction)).ok_or_else(not_a_decimal)?;
+        if pico > PicoUsd::MAX.0 {
+            return Err(not_a_decimal());
+        }
+        Ok(PicoUsd(if negative { -pico } else { pico }))
+    }
+}
+
+/// On the wire and in files money is a decimal string, so that no JSON reader can turn it into a float.
+impl Serialize for PicoUsd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_decimal())
+    }
+}
+
+impl<'de> Deserialize<'de> for PicoUsd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PicoUsd, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A decimal string in an OpenAPI schema, checked by the API server.
+impl schemars::JsonSchema for PicoUsd {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Usd".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": r"^-?[0-9]{1,18}(\.[0-9]{1,12})?$",
+            "description": "US dollars as a decimal string, for example \"12.50\"; up to twelve decimals."
+        })
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+impl Add for PicoUsd {
+    type Output = PicoUsd;
+    fn add(self, other: PicoUsd) -> PicoUsd {
+        PicoUsd(self.0 + other.0)
+    }
+}
+impl Sub for PicoUsd {
+    type Output = PicoUsd;
+    fn sub(self, other: PicoUsd) -> PicoUsd {
+        PicoUsd(self.0 - other.0)
+    }
+}
+impl Neg for PicoUsd {
+    type Output = PicoUsd;
+    fn neg(self) -> PicoUsd {
+        PicoUsd(-self.0)
+    }
+}
+impl AddAssign for PicoUsd {
+    fn add_assign(&mut self, other: PicoUsd) {
+        self.0 += other.0;
+    }
+}
+impl SubAssign for PicoUsd {
+    fn sub_assign(&mut self, other: PicoUsd) {
+        self.0 -= other.0;
+    }
+}
+/// Price per unit times units.
+impl Mul<u64> for PicoUsd {
+    type Output = PicoUsd;
+    fn mul(self, units: u64) -> PicoUsd {
+        PicoUsd(self.0.saturating_mul(units as i128))
+    }
+}
+impl Sum for PicoUsd {
+    fn sum<I: Iterator<Item = PicoUsd>>(amounts: I) -> PicoUsd {
+        amounts.fold(PicoUsd::ZERO, Add::add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn decimal_text_keeps_every_pico_dollar() {
+        for (text, pico) in
+            [("0", 0), ("1", PICO_PER_USD), ("0.000000000001", 1), ("-2.5", -2_500_000_000_000), ("12.500000000000000", 12_500_000_000_000)]
+        {
+            assert_eq!(text.parse(), Ok(PicoUsd(pico)), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_amount_is_refused_with_a_reason() {
+        for text in ["", ".", "1.", ".5", "1e3", "$1", "1,5", "--1", "0.0000000000001", "99999999999999999999999999999999999999"] {
+            assert!(text.parse::<PicoUsd>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_price_is_exact_per_token() {
+        assert_eq!(PicoUsd::per_token_from_per_million("2.50"), Ok(PicoUsd(2_500_000)));
+        assert_eq!(PicoUsd::per_token_from_per_million("0.000001"), Ok(PicoUsd(1)));
+        assert!(PicoUsd::per_token_from_per_million("0.0000001").is_err());
+    }
+
+    #[test]
+    fn people_see_six_decimals() {
+        assert_eq!(PicoUsd(999_999_500_000).to_string(), "$1.000000");
+        assert_eq!(PicoUsd(-1).to_string(), "$0.000000");
+        assert_eq!(PicoUsd::from_micro(-1_500_000).to_string(), "-$1.500000");
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_back_is_the_same_amount(pico in -i128::MAX / 8..i128::MAX / 8) {
+            prop_assert_eq!(PicoUsd(pico).to_decimal().parse::<PicoUsd>(), Ok(PicoUsd(pico)));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The ledger: who may spend how much, and what was spent. A port with adapters that one conformance suite holds to the
+//! same promises.
+//!
+//! A sidecar spends from *leases*. A lease is an amount set aside under a set of limits at once; at every instant
+//! `settled + outstanding leases ≤ limit` for each limit that a lease was ever granted under (invariant I1). Every
+//! operation is idempotent: leases by id and sequence, charges by call id, so a caller that got no answer asks again.
+//!
+//! ```text
+//!   acquire ──▶ outstanding ──settle(actual)──▶ settled
+//!                   │  ▲                            actual may exceed what is outstanding: all of it is charged
+//!                   │  └─ acquire again (top up)
+//!                   ├──give back──▶ free again
+//!                   └──holder gone──▶ open calls charged as reserved, the rest free again
+//! ```
+
+pub mod query;
+pub mod sqlite;
+
+#[cfg(test)]
+mod conformance;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::core::amount::Amount;
+use crate::core::call::{CallId, CallRecord};
+use crate::core::dimensions::{Dimensions, Origin};
+use crate::core::limit::{LimitTerms, Shortfall};
+use query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
+
+/// Who holds a lease: the pod's UID, or a fixed name for a sidecar that runs without a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HolderId(pub String);
+
+/// A lease's identity, chosen by its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaseId(pub String);
+
+/// A request for a lease, or for more of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acquire {
+    pub lease: LeaseId,
+    /// Grows with each request for this lease; a repeated number gets the first answer again.
+    pub seq: u64,
+    pub holder: HolderId,
+    /// The whole set; the amount is granted under all of them or none.
+    pub limits: Vec<LimitTerms>,
+    /// What one call needs: the grant is at least this.
+    pub min: Amount,
+    /// What the holder would like, to be spared further requests.
+    pub want: Amount,
+    pub now_ms: i64,
+}
+
+/// The ledger's answer to [`Acquire`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// `granted` was added to the lease. New calls may draw on it for `valid_for_ms`, counted from before the request was sent.
+    Granted { granted: Amount, valid_for_ms: i64 },
+    /// The limits that had less left than `min`; nothing was set aside.
+    Refused { shortfalls: Vec<Shortfall> },
+    /// A window of the lease has ended: give it back and ask for a new one.
+    Expired,
+}
+
+/// What a holder reports; applied in order, each at most once.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A call is about to go upstream and may cost up to `reserved`, out of `lease`.
+    Opened { call: CallId, lease: LeaseId, reserved: Amount },
+    /// A call has ended. Its cost leaves `lease` for the settled side of every limit of the lease, and is charged to
+    /// `unleased` limits too (those that only warn, or that were unreachable and fail open). A refused or failed call
+    /// has no cost and only closes its reservation.
+    Settled { record: Box<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitTerms> },
+    /// Part of a lease is not needed. `seq` is of the same sequence as [`Acquire::seq`].
+    GivenBack { lease: LeaseId, seq: u64, amount: Amount },
+    /// `count` outcomes happened; idempotent by `id`.
+    Outcome { id: String, outcome: String, count: u64, origin: Origin, dimensions: Dimensions, at_ms: i64 },
+}
+
+/// What became of the leases of a holder that is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Open calls that were charged as reserved, because whether the provider charged cannot be known.
+    pub unknown_calls: u64,
+    pub charged: Amount,
+    pub freed: Amount,
+}
+
+/// The port. Answers only once what it did is durable.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    async fn acquire(&self, request: Acquire) -> Result<Decision, LedgerError>;
+
+    /// Applies `entries` of one holder, all of them or none.
+    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError>;
+
+    /// Charges the holder's open calls as reserved and frees the rest of its leases.
+    async fn holder_gone(&self, holder: &HolderId, now_ms: i64) -> Result<Reconciled, LedgerError>;
+
+    /// Holders with a lease that is not empty or with open calls.
+    async fn holders(&self) -> Result<Vec<HolderId>, LedgerError>;
+
+    /// The standing of every limit whose key is one of, or a split of, the given terms' keys.
+    async fn balances(&self, terms: &[LimitTerms], now_ms: i64) -> Result<Vec<LimitBalance>, LedgerError>;
+
+    /// Calls summed by their dimensions.
+    async fn totals(&self, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError>;
+
+    /// Outcomes counted by name and dimensions, `from_ms ≤ at < to_ms`.
+    async fn outcomes(&self, from_ms: i64, to_ms: i64) -> Result<Vec<OutcomeCount>, LedgerError>;
+}
+
+/// Why the ledger did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the ledger at {path} cannot be opened: {reason}; check that the volume is writable and has space")]
+    Open { path: String, reason: String },
+    #[error("the ledger failed: {0}")]
+    Storage(String),
+    #[error("the ledger at {path} has schema version {found}, newer than {known}: run at least the release that wrote it")]
+    NewerSchema { path: String, found: i64, known: i64 },
+    #[error("lease {0} belongs to another holder")]
+    ForeignLease(String),
+    #[error("the ledger has stopped")]
+    Stopped,
+}
