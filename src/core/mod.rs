@@ -2,9 +2,13 @@
 
 pub mod amount;
 pub mod call;
+pub mod classify;
+pub mod complexity;
 pub mod dimensions;
 pub mod limit;
 pub mod money;
 pub mod policy;
 pub mod price;
+pub mod route;
+pub mod sensitive;
 pub mod usage;

@@ -266,6 +266,11 @@ impl Tier {
             Tier::Frontier => "frontier",
         }
     }
+
+    /// The next cheaper tier.
+    pub fn below(self) -> Option<Tier> {
+        Tier::ALL.into_iter().rev().find(|tier| *tier < self)
+    }
 }
 
 /// What a request may need of a model.
@@ -276,6 +281,18 @@ pub enum Capability {
     Vision,
     JsonSchema,
     Reasoning,
+}
+
+impl Capability {
+    /// As in a ModelRoute.
+    pub fn name(self) -> &'static str {
+        match self {
+            Capability::Tools => "tools",
+            Capability::Vision => "vision",
+            Capability::JsonSchema => "jsonSchema",
+            Capability::Reasoning => "reasoning",
+        }
+    }
 }
 
 /// Whether a route changes calls or only says what it would do.
@@ -334,6 +351,20 @@ pub enum Detector {
     Iban,
     /// A secret of a well-known form: cloud keys, API tokens, private key blocks.
     Secret,
+}
+
+impl Detector {
+    pub const ALL: [Detector; 4] = [Detector::Email, Detector::PaymentCard, Detector::Iban, Detector::Secret];
+
+    /// What it finds, in words for messages.
+    pub fn finds(self) -> &'static str {
+        match self {
+            Detector::Email => "an e-mail address",
+            Detector::PaymentCard => "a payment card number",
+            Detector::Iban => "an IBAN",
+            Detector::Secret => "a secret",
+        }
+    }
 }
 
 // ---- shared services and outcomes ----
