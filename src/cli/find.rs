@@ -51,7 +51,7 @@ pub async fn recommendations(client: &Client, namespaces: &Namespaces) -> Result
     let mut found = of_kind(namespaces.api::<AIBudget>(client), Kind::AIBudget, |r| r.status.map(|s| s.recommendations)).await?;
     found.extend(of_kind(namespaces.api::<ModelRoute>(client), Kind::ModelRoute, |r| r.status.map(|s| s.recommendations)).await?);
     found.extend(of_kind(namespaces.api::<CostAllocation>(client), Kind::CostAllocation, |r| r.status.map(|s| s.recommendations)).await?);
-    found.sort_by(|a, b| b.recommendation.estimated_monthly_savings.cmp(&a.recommendation.estimated_monthly_savings));
+    found.sort_by_key(|f| std::cmp::Reverse(f.recommendation.estimated_monthly_savings));
     Ok(found)
 }
 

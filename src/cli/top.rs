@@ -47,7 +47,7 @@ fn budget_table(budgets: &[AIBudget]) -> String {
 fn owner_table(allocations: &[CostAllocation]) -> String {
     let mut rows: Vec<_> =
         allocations.iter().flat_map(|a| a.status.iter().flat_map(move |s| s.owners.iter().map(move |owner| (a, s, owner)))).collect();
-    rows.sort_by(|a, b| b.2.total.cmp(&a.2.total));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.2.total));
     let mut table = Table::new(["NAMESPACE", "ALLOCATION", "PERIOD", "OWNER", "CALLS", "TOKENS", "MODELS", "SHARED", "TOTAL"]);
     for (allocation, status, owner) in rows {
         table.row([

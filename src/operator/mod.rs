@@ -1,1 +1,9 @@
-//! (see the map in lib.rs)
+//! The operator: reconcilers, webhooks, the control channel that sidecars connect to, and what applies approved changes.
+//!
+//! Data flows one way: watches fill the [`index`]; pure functions turn a snapshot of it (and of the ledger) into
+//! policies and statuses; adapters push the first to sidecars and write the second by server-side apply.
+
+pub mod context;
+pub mod index;
+pub mod kubelet;
+pub mod selection;

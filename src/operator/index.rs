@@ -1,0 +1,147 @@
+//! The cluster as the operator sees it: stores that watches keep current, and plain snapshots of them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::selection::PodFacts;
+use crate::api::{AIBudget, CostAllocation, ModelRoute};
+
+/// The label that the webhook puts on pods with a sidecar, which is also what the watch selects.
+pub const INJECTED_LABEL: &str = "spendkeeper.dev/injected=true";
+/// The label of ConfigMaps in the operator's namespace that hold price lists.
+const PRICES_LABEL: &str = "spendkeeper.dev/prices=true";
+
+/// Stores of everything the operator watches.
+pub struct Index {
+    pods: Store<Pod>,
+    namespaces: Store<Namespace>,
+    budgets: Store<AIBudget>,
+    routes: Store<ModelRoute>,
+    allocations: Store<CostAllocation>,
+    prices: Store<ConfigMap>,
+    changes: watch::Sender<u64>,
+}
+
+/// The index at one moment, as plain data.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub pods: Vec<PodFacts>,
+    pub namespaces: Vec<NamespaceFacts>,
+    pub budgets: Vec<Arc<AIBudget>>,
+    pub routes: Vec<Arc<ModelRoute>>,
+    pub allocations: Vec<Arc<CostAllocation>>,
+    /// Texts of the price lists, with the name of the ConfigMap's key.
+    pub prices: Vec<(String, String)>,
+}
+
+/// A namespace and its labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    pub name: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Starts the watches; each ends only with its task.
+    pub fn start(client: &Client, namespace: &str, tasks: &mut JoinSet<()>) -> Index {
+        let changes = watch::Sender::new(0);
+        let pods = watcher::Config::default().labels(INJECTED_LABEL);
+        let prices = watcher::Config::default().labels(PRICES_LABEL);
+        let all = watcher::Config::default();
+        Index {
+            pods: keep(Api::all(client.clone()), pods, prune_pod, &changes, tasks),
+            namespaces: keep(Api::all(client.clone()), all.clone(), prune_namespace, &changes, tasks),
+            budgets: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
+            routes: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
+            allocations: keep(Api::all(client.clone()), all, drop_managed_fields, &changes, tasks),
+            prices: keep(Api::namespaced(client.clone(), namespace), prices, drop_managed_fields, &changes, tasks),
+            changes,
+        }
+    }
+
+    /// Waits until every store holds what its first list returned.
+    pub async fn ready(&self) {
+        // A writer is only dropped when its task ends, and then the whole operator does.
+        let _ = tokio::join!(
+            self.pods.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+            self.budgets.wait_until_ready(),
+            self.routes.wait_until_ready(),
+            self.allocations.wait_until_ready(),
+            self.prices.wait_until_ready(),
+        );
+    }
+
+    /// A counter that grows with each event of any watch.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let namespace_facts = |n: &Arc<Namespace>| NamespaceFacts { name: n.name_any(), labels: n.labels().clone() };
+        Snapshot {
+            pods: self.pods.state().iter().map(|pod| PodFacts::of(pod)).collect(),
+            namespaces: self.namespaces.state().iter().map(namespace_facts).collect(),
+            budgets: sorted(self.budgets.state()),
+            routes: sorted(self.routes.state()),
+            allocations: sorted(self.allocations.state()),
+            prices: sorted(self.prices.state()).iter().flat_map(|c| c.data.clone().unwrap_or_default()).collect(),
+        }
+    }
+}
+
+/// By namespace and name, so that nothing depends on the order in which events arrived.
+fn sorted<K: ResourceExt>(mut resources: Vec<Arc<K>>) -> Vec<Arc<K>> {
+    resources.sort_by_key(|r| (r.namespace(), r.name_any()));
+    resources
+}
+
+/// Keeps a store current with a watch that never gives up.
+fn keep<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K), changes: &watch::Sender<u64>, tasks: &mut JoinSet<()>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let changes = changes.clone();
+    let events = watcher(api, config).default_backoff().modify(prune).reflect(writer);
+    tasks.spawn(async move {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(_) => changes.send_modify(|count| *count += 1),
+                Err(error) => tracing::warn!(%error, kind = std::any::type_name::<K>(), "a watch broke and will be taken up again"),
+            }
+        }
+    });
+    store
+}
+
+/// Only what attribution and selection look at is kept: a cluster has many pods.
+fn prune_pod(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    pod.spec = None;
+    if let Some(status) = pod.status.as_mut() {
+        status.conditions = None;
+        status.container_statuses = None;
+        status.init_container_statuses = None;
+    }
+}
+
+fn prune_namespace(namespace: &mut Namespace) {
+    namespace.metadata.managed_fields = None;
+    namespace.metadata.annotations = None;
+    namespace.spec = None;
+}
+
+fn drop_managed_fields<K: Resource>(resource: &mut K) {
+    resource.meta_mut().managed_fields = None;
+}
