@@ -104,32 +104,26 @@ fn between(earlier: Reading, later: Reading) -> Option<UsageSample> {
 
 /// Reads the containers out of a kubelet's `/metrics/resource`, by the kubelet's own time stamps where it gives them.
 pub fn parse(text: &str, now_ms: i64) -> BTreeMap<ContainerKey, Reading> {
-    let mut readings: BTreeMap<ContainerKey, (Option<(f64, i64)>, Option<u64>)> = BTreeMap::new();
+    let mut cpu: BTreeMap<ContainerKey, (f64, i64)> = BTreeMap::new();
+    let mut memory: BTreeMap<ContainerKey, u64> = BTreeMap::new();
     for line in text.lines() {
         let Some((name, labels, value, at_ms)) = metric_line(line) else { continue };
         let key = || {
             let label = |wanted: &str| labels.iter().find(|(k, _)| *k == wanted).map(|(_, v)| (*v).to_owned());
             Some(ContainerKey { namespace: label("namespace")?, pod: label("pod")?, container: label("container")? })
         };
+        let Some(key) = key() else { continue };
         match name {
-            "container_cpu_usage_seconds_total" => {
-                if let Some(key) = key() {
-                    readings.entry(key).or_default().0 = Some((value, at_ms.unwrap_or(now_ms)));
-                }
-            }
-            "container_memory_working_set_bytes" => {
-                if let Some(key) = key() {
-                    readings.entry(key).or_default().1 = Some(value as u64);
-                }
-            }
+            "container_cpu_usage_seconds_total" => drop(cpu.insert(key, (value, at_ms.unwrap_or(now_ms)))),
+            "container_memory_working_set_bytes" => drop(memory.insert(key, value as u64)),
             _ => {}
         }
     }
-    let complete = |(key, (cpu, memory)): (ContainerKey, (Option<(f64, i64)>, Option<u64>))| {
-        let ((cpu_seconds, at_ms), memory_bytes) = (cpu?, memory?);
+    let complete = |(key, (cpu_seconds, at_ms)): (ContainerKey, (f64, i64))| {
+        let memory_bytes = *memory.get(&key)?;
         Some((key, Reading { cpu_seconds, memory_bytes, at_ms }))
     };
-    readings.into_iter().filter_map(complete).collect()
+    cpu.into_iter().filter_map(complete).collect()
 }
 
 type MetricLine<'a> = (&'a str, Vec<(&'a str, &'a str)>, f64, Option<i64>);
