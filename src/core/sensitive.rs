@@ -144,7 +144,7 @@ fn is_card(digits: &[u8]) -> bool {
 fn luhn(digits: &[u8]) -> bool {
     let doubled = |digit: u8| if digit > 4 { 2 * digit - 9 } else { 2 * digit };
     let sum: u32 = digits.iter().rev().enumerate().map(|(i, d)| u32::from(if i % 2 == 1 { doubled(*d) } else { *d })).sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 // ---- IBANs ----
@@ -203,3 +203,6 @@ fn mod_97(characters: &[u8]) -> u32 {
         letter => (remainder * 100 + u32::from(letter - b'A') + 10) % 97,
     })
 }
+
+#[cfg(test)]
+mod tests;
