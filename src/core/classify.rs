@@ -43,3 +43,49 @@ pub fn needed_tier(complexity: u8, thresholds: ComplexityThresholds) -> Tier {
         _ => Tier::Economy,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classified(parts: &[&'static str], last_user: usize) -> Classification {
+        let parts = parts.iter().map(|part| Cow::Borrowed(*part)).collect();
+        let prompt = PromptText { parts, last_user, turns: 2, tools: 0 };
+        classify(&prompt, ComplexityThresholds::default(), &BTreeSet::from(Detector::ALL))
+    }
+
+    #[test]
+    fn a_system_prompt_does_not_make_a_trivial_question_hard() {
+        let system = "Prove, derive, design and refactor; explain why. Every answer must be optimal.";
+        assert_eq!(classified(&[system, "Hello!"], 1).complexity, classified(&["", "Hello!"], 1).complexity);
+        assert_eq!(classified(&[system, "Hello!"], 1).needed_tier, Tier::Economy);
+        assert!(classified(&[system, "Hello!"], 0).needed_tier > Tier::Economy);
+    }
+
+    #[test]
+    fn sensitive_text_is_found_wherever_it_stands() {
+        let found = classified(&["Be kind to ada@example.com.", "Hello!", "pay with 4111 1111 1111 1111"], 1).sensitive;
+        assert_eq!(found, BTreeSet::from([Detector::Email, Detector::PaymentCard]));
+    }
+
+    #[test]
+    fn a_request_without_text_is_trivial() {
+        let nothing = classify(&PromptText::default(), ComplexityThresholds::default(), &BTreeSet::new());
+        assert_eq!((nothing.complexity, nothing.needed_tier), (0, Tier::Economy));
+    }
+
+    #[test]
+    fn a_threshold_is_the_first_score_that_needs_its_tier() {
+        let thresholds = ComplexityThresholds { standard: 35, frontier: 65 };
+        for (score, tier) in [
+            (0, Tier::Economy),
+            (34, Tier::Economy),
+            (35, Tier::Standard),
+            (64, Tier::Standard),
+            (65, Tier::Frontier),
+            (100, Tier::Frontier),
+        ] {
+            assert_eq!(needed_tier(score, thresholds), tier, "{score}");
+        }
+    }
+}

@@ -13,7 +13,9 @@ const SAMPLE_BYTES: usize = 16 * 1024;
 /// What a word says about the question that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hint {
-    /// Asks for reasoning, design or judgement.
+    /// Asks for work of many steps: a proof, a design, a diagnosis.
+    Deep,
+    /// Asks for reasons or a judgement.
     Reason,
     /// Belongs to mathematics or a quantitative science.
     Maths,
@@ -21,267 +23,111 @@ enum Hint {
     Code,
     /// Limits what a good answer is.
     Constraint,
-    /// Asks for something that every model does well.
-    Simple,
+    /// Asks for what every model does well with the text that it is given.
+    Routine,
 }
 
-/// Words by what they hint at; lower case.
-const WORDS: [(Hint, &[&str]); 5] = [
+/// Words by what they hint at; lower case, blanks between them.
+const WORDS: [(Hint, &str); 6] = [
+    (
+        Hint::Deep,
+        "architect architecture debug deduce derive design diagnose disprove optimise optimize proof prove redesign \
+         refactor rigorous rigorously tradeoff tradeoffs",
+    ),
     (
         Hint::Reason,
-        &[
-            "analyse",
-            "analysis",
-            "analyze",
-            "architecture",
-            "argue",
-            "argument",
-            "assess",
-            "assume",
-            "because",
-            "compare",
-            "conclude",
-            "consequence",
-            "contradiction",
-            "contrast",
-            "critique",
-            "debug",
-            "deduce",
-            "derive",
-            "design",
-            "diagnose",
-            "disprove",
-            "evaluate",
-            "explain",
-            "hypothesis",
-            "implication",
-            "implies",
-            "infer",
-            "investigate",
-            "justify",
-            "logically",
-            "optimal",
-            "optimise",
-            "optimize",
-            "plan",
-            "proof",
-            "prove",
-            "rationale",
-            "reason",
-            "reasoning",
-            "refactor",
-            "root",
-            "strategy",
-            "suppose",
-            "therefore",
-            "tradeoff",
-            "tradeoffs",
-            "why",
-        ],
+        "analyse analysis analyze argue argument assess because compare conclude consequence contradiction contrast \
+         critique evaluate explain hypothesis implication implies infer investigate justify logically optimal plan \
+         rationale reason reasoning strategy suppose therefore why",
     ),
     (
         Hint::Maths,
-        &[
-            "algebra",
-            "angle",
-            "area",
-            "calculate",
-            "coefficient",
-            "compute",
-            "derivative",
-            "determinant",
-            "differential",
-            "distribution",
-            "divisible",
-            "energy",
-            "equation",
-            "equilibrium",
-            "factorial",
-            "fraction",
-            "function",
-            "graph",
-            "integer",
-            "integers",
-            "integral",
-            "inverse",
-            "isomorphic",
-            "limit",
-            "matrix",
-            "maximum",
-            "minimum",
-            "modulo",
-            "percent",
-            "polynomial",
-            "prime",
-            "probability",
-            "ratio",
-            "remainder",
-            "solve",
-            "subgroup",
-            "sum",
-            "theorem",
-            "triangle",
-            "value",
-            "variance",
-            "vector",
-            "velocity",
-            "vertices",
-        ],
+        "algebra angle area calculate coefficient compute derivative determinant differential distribution divisible \
+         energy equation equilibrium factorial fraction function graph integer integers integral inverse isomorphic \
+         limit matrix maximum minimum modulo percent polynomial prime primes probability ratio remainder solve subgroup \
+         sum theorem triangle value variance vector velocity vertices",
     ),
     (
         Hint::Code,
-        &[
-            "algorithm",
-            "api",
-            "array",
-            "async",
-            "class",
-            "code",
-            "compile",
-            "complexity",
-            "concurrency",
-            "const",
-            "database",
-            "deadlock",
-            "def",
-            "deploy",
-            "exception",
-            "fn",
-            "implement",
-            "import",
-            "json",
-            "kubernetes",
-            "mutex",
-            "performance",
-            "pointer",
-            "program",
-            "python",
-            "query",
-            "recursion",
-            "regex",
-            "return",
-            "rust",
-            "schema",
-            "script",
-            "select",
-            "sql",
-            "struct",
-            "template",
-            "thread",
-            "typescript",
-        ],
+        "algorithm api array async class code compile complexity concurrency concurrent const database deadlock def \
+         deploy exception fn implement import json kubernetes mutex performance pointer program python query race \
+         recursion regex return rust schema script select sql struct template thread typescript",
     ),
     (
         Hint::Constraint,
-        &[
-            "all",
-            "assuming",
-            "at",
-            "but",
-            "cannot",
-            "constraint",
-            "constraints",
-            "each",
-            "ensure",
-            "every",
-            "exactly",
-            "except",
-            "following",
-            "given",
-            "if",
-            "least",
-            "most",
-            "must",
-            "never",
-            "not",
-            "only",
-            "should",
-            "unless",
-            "without",
-        ],
+        "all assuming at but cannot constraint constraints each ensure every exactly except following given if least \
+         most must never not only should unless without",
     ),
     (
-        Hint::Simple,
-        &[
-            "capital",
-            "define",
-            "definition",
-            "hello",
-            "hey",
-            "hi",
-            "list",
-            "name",
-            "paraphrase",
-            "please",
-            "rephrase",
-            "rewrite",
-            "spell",
-            "summarise",
-            "summarize",
-            "summary",
-            "synonym",
-            "thank",
-            "thanks",
-            "translate",
-            "translation",
-            "who",
-            "when",
-            "where",
-        ],
+        Hint::Routine,
+        "classify correct extract format greet hello hey hi paraphrase proofread rephrase reword rewrite shorten spell \
+         summarise summarize summary synonym thank thanks transcribe translate translation",
     ),
 ];
 
-const LONGEST_WORD: usize = 16;
-
-/// The words of [`WORDS`] by their length, sorted.
-static BY_LENGTH: LazyLock<[Vec<(&'static str, Hint)>; LONGEST_WORD + 1]> = LazyLock::new(|| {
-    let mut table: [Vec<(&'static str, Hint)>; LONGEST_WORD + 1] = Default::default();
+/// The words of [`WORDS`] by their first letter.
+static BY_LETTER: LazyLock<[Vec<(u128, Hint)>; 26]> = LazyLock::new(|| {
+    let mut table: [Vec<(u128, Hint)>; 26] = Default::default();
     for (hint, words) in WORDS {
-        for word in words {
-            table[word.len()].push((word, hint));
+        for word in words.split(' ').filter(|word| !word.is_empty()) {
+            let (letter, key) = key(word.as_bytes()).expect("a word of the table is in ASCII and short");
+            table[letter].push((key, hint));
         }
     }
-    table.iter_mut().for_each(|words| words.sort_by_key(|(word, _)| *word));
     table
 });
 
-fn hint(word: &[u8]) -> Option<Hint> {
-    let words = BY_LENGTH.get(word.len())?;
-    let mut lower = [0; LONGEST_WORD];
-    let lower = &mut lower[..word.len()];
-    lower.copy_from_slice(word);
+/// A word's first letter, and the word in lower case as one number; `None` for those that cannot be in the table.
+fn key(word: &[u8]) -> Option<(usize, u128)> {
+    const LONGEST: usize = 16;
+    let letter = word.first()?.to_ascii_lowercase().checked_sub(b'a').filter(|letter| *letter < 26)?;
+    let mut lower = [0; LONGEST];
+    lower.get_mut(..word.len())?.copy_from_slice(word);
     lower.make_ascii_lowercase();
-    words.binary_search_by(|(known, _)| known.as_bytes().cmp(lower)).ok().map(|index| words[index].1)
+    Some((usize::from(letter), u128::from_le_bytes(lower)))
+}
+
+fn hint(word: &[u8]) -> Option<Hint> {
+    let (letter, key) = key(word)?;
+    BY_LETTER[letter].iter().find(|(known, _)| *known == key).map(|(_, hint)| *hint)
 }
 
 /// What is counted in a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Signs {
     words: u32,
-    /// Words of ten letters or more.
-    long_words: u32,
     /// Words by [`Hint`].
     hints: [u32; WORDS.len()],
-    numbers: u32,
+    /// Words of [`Hint::Routine`] among the first [`OPENING_WORDS`].
+    routine_opening: u32,
     questions: u32,
     /// Operators, braces and other marks of formulas and code.
     symbols: u32,
-    /// Code fences and the commands of LaTeX.
+    /// Fences around code.
     fences: u32,
-    latex: u32,
-    lines: u32,
 }
 
+/// Where a question says what it wants, when material follows.
+const OPENING_WORDS: u32 = 16;
+
 impl Signs {
+    fn of(text: &[u8]) -> Signs {
+        let mut signs = Signs::default();
+        match text.len() > 2 * SAMPLE_BYTES {
+            false => signs.read(text),
+            true => {
+                signs.read(&text[..SAMPLE_BYTES]);
+                signs.read(&text[text.len() - SAMPLE_BYTES..]);
+            }
+        }
+        signs
+    }
+
     fn read(&mut self, text: &[u8]) {
         let mut rest = text;
         while let Some(&first) = rest.first() {
             let length = match first {
-                b if b.is_ascii_alphabetic() || b >= 0x80 => self.word(rest),
-                b if b.is_ascii_digit() => {
-                    self.numbers += 1;
-                    run(rest, |b| b.is_ascii_digit() || b == b'.' || b == b',')
-                }
+                b if is_letter(b) => self.word(rest),
                 b'`' => {
                     let length = run(rest, |b| b == b'`');
                     self.fences += u32::from(length >= 3);
@@ -298,24 +144,27 @@ impl Signs {
 
     /// Counts the word at the start of `text`; answers its length.
     fn word(&mut self, text: &[u8]) -> usize {
-        let length = run(text, |b| b.is_ascii_alphabetic() || b >= 0x80);
-        self.words += 1;
-        self.long_words += u32::from(length >= 10);
+        let length = run(text, is_letter);
         if let Some(hint) = hint(&text[..length]) {
             self.hints[hint as usize] += 1;
+            self.routine_opening += u32::from(hint == Hint::Routine && self.words < OPENING_WORDS);
         }
+        self.words += 1;
         length
     }
 
     fn mark(&mut self, byte: u8) {
         match byte {
             b'?' => self.questions += 1,
-            b'\n' => self.lines += 1,
-            b'\\' => self.latex += 1,
             b'=' | b'+' | b'*' | b'/' | b'^' | b'<' | b'>' | b'{' | b'}' | b'[' | b']' | b'|' | b'_' | b';' | b'$' => self.symbols += 1,
             _ => {}
         }
     }
+}
+
+/// Letters of any alphabet: bytes from 0x80 on belong to characters beyond ASCII.
+fn is_letter(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || byte >= 0x80
 }
 
 fn run(text: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
@@ -324,30 +173,83 @@ fn run(text: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
 
 /// The score of a question in a conversation of `turns` messages whose model may call `tools` tools.
 pub fn score(question: &str, turns: usize, tools: usize) -> u8 {
-    let bytes = question.as_bytes();
-    let mut signs = Signs::default();
-    match bytes.len() > 2 * SAMPLE_BYTES {
-        false => signs.read(bytes),
-        true => {
-            signs.read(&bytes[..SAMPLE_BYTES]);
-            signs.read(&bytes[bytes.len() - SAMPLE_BYTES..]);
-        }
-    }
-    points(&signs, turns, tools)
+    let signs = Signs::of(question.as_bytes());
+    let [deep, reason, maths, code, constraint, _] = signs.hints;
+    let length = (4 * signs.words).isqrt().min(36);
+    let limits = 3 * constraint.min(10);
+    let asks_for_routine = signs.routine_opening > 0 && deep == 0;
+    // "Translate this:" and three pages: the pages are material, not the question.
+    let size = if asks_for_routine { (length + limits) / 4 } else { length + limits };
+    let wording = 28 * deep.min(2) + 10 * reason.min(3) + 2 * maths.min(4) + 6 * code.min(4);
+    let form = 2 * signs.symbols.min(6) + 8 * signs.fences.min(1) + 2 * signs.questions.saturating_sub(1).min(3);
+    let context = u32::try_from(turns / 4 + tools / 4).unwrap_or(u32::MAX).min(8);
+    u8::try_from((size + wording + form + context).min(100)).expect("no more than 100")
 }
 
-fn points(signs: &Signs, turns: usize, tools: usize) -> u8 {
-    let [reason, maths, code, constraint, simple] = signs.hints;
-    let context = u32::try_from(turns / 4 + tools / 4).unwrap_or(u32::MAX).min(8);
-    let sum = signs.words.isqrt().min(20)
-        + 12 * reason.min(3)
-        + 4 * maths.min(4)
-        + 6 * code.min(4)
-        + 2 * constraint.min(6)
-        + 2 * signs.symbols.min(6)
-        + 8 * signs.fences.min(1)
-        + signs.numbers.min(8)
-        + 3 * signs.questions.saturating_sub(1).min(3)
-        + context;
-    u8::try_from(sum.saturating_sub(6 * simple.min(2)).min(100)).expect("at most 100")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn questions_are_ordered_as_people_would() {
+        for (easier, harder) in [
+            ("Hi there!", "What is the status of order 4711?"),
+            ("Thanks, that is all.", "Why was my card charged twice?"),
+            ("Translate to French: good morning", "Explain why the French Revolution began and compare two accounts of it."),
+            ("What is 2 + 2?", "Prove that there are infinitely many primes of the form 4k + 3."),
+            ("Write a haiku about rain.", "Design a payment service that survives the loss of a region, and justify each tradeoff."),
+            ("Say hello in Rust.", "Refactor this so that it cannot deadlock:\n```rust\nfn f(a: &Mutex<u8>, b: &Mutex<u8>) { }\n```"),
+        ] {
+            assert!(score(easier, 1, 0) < score(harder, 1, 0), "{easier:?} {} {harder:?} {}", score(easier, 1, 0), score(harder, 1, 0));
+        }
+    }
+
+    #[test]
+    fn small_talk_is_cheap_and_a_proof_with_a_design_is_not() {
+        for trivial in ["", "ok", "Hello!", "Where is my order?", "Please shorten: we regret to inform you that the train is late"] {
+            assert!(score(trivial, 1, 0) < 15, "{trivial:?}: {}", score(trivial, 1, 0));
+        }
+        let hard = "Prove that the algorithm terminates, derive its complexity, and explain why the bound is optimal for every input.";
+        assert!(score(hard, 1, 0) >= 65, "{}", score(hard, 1, 0));
+    }
+
+    #[test]
+    fn material_for_a_routine_task_counts_little() {
+        let material = "The committee met on Tuesday, and all members but one were there, if only for the first hour. ".repeat(20);
+        let routine = score(&format!("Summarise this:\n{material}"), 1, 0);
+        let open = score(&format!("What follows from this?\n{material}"), 1, 0);
+        assert!(routine < 35 && open > 2 * routine, "{routine} {open}");
+    }
+
+    #[test]
+    fn every_word_of_the_table_is_found_in_any_case() {
+        for (expected, words) in WORDS {
+            for word in words.split(' ').filter(|word| !word.is_empty()) {
+                assert_eq!(hint(word.as_bytes()), Some(expected), "{word}");
+                assert_eq!(hint(word.to_uppercase().as_bytes()), Some(expected), "{word}");
+            }
+        }
+        for word in ["", "wh", "whyy", "über", "incomprehensibility"] {
+            assert_eq!(hint(word.as_bytes()), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_judged_by_its_ends() {
+        let filler = "lorem ipsum ".repeat(20_000);
+        let buried = format!("{filler} prove derive explain {filler}");
+        let at_the_end = format!("{filler}{filler} prove derive explain");
+        assert_eq!(score(&buried, 1, 0), score(&format!("{filler}{filler}"), 1, 0));
+        assert!(score(&at_the_end, 1, 0) > score(&buried, 1, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_one_score_of_at_most_a_hundred(text in "\\PC{0,300}", turns in 0usize..1_000, tools in 0usize..1_000) {
+            let first = score(&text, turns, tools);
+            prop_assert!(first <= 100);
+            prop_assert_eq!(first, score(&text, turns, tools));
+        }
+    }
 }
