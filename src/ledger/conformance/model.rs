@@ -1,0 +1,172 @@
+//! Random histories against a model that is too simple to be wrong: after every step the ledger must agree with it, and
+//! nothing may be overspent.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{Decision, Entry, Ledger};
+
+const LIMIT: i128 = 1_000;
+const LEASES: u8 = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Acquire {
+        lease: u8,
+        min: i128,
+        more: i128,
+    },
+    /// Opens a call within what the lease has free, and settles it for at most what it reserved.
+    Call {
+        lease: u8,
+        share: u8,
+        cost_share: u8,
+    },
+    /// Opens a call and leaves it open.
+    Hang {
+        lease: u8,
+        share: u8,
+    },
+    GiveBack {
+        lease: u8,
+        share: u8,
+    },
+    Gone {
+        lease: u8,
+    },
+    /// Sends the last report once more.
+    Again,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lease = 0..LEASES;
+    let share = 0_u8..=100;
+    prop_oneof![
+        (lease.clone(), 1..200_i128, 0..400_i128).prop_map(|(lease, min, more)| Step::Acquire { lease, min, more }),
+        (lease.clone(), share.clone(), share.clone()).prop_map(|(lease, share, cost_share)| Step::Call { lease, share, cost_share }),
+        (lease.clone(), share.clone()).prop_map(|(lease, share)| Step::Hang { lease, share }),
+        (lease.clone(), share).prop_map(|(lease, share)| Step::GiveBack { lease, share }),
+        lease.prop_map(|lease| Step::Gone { lease }),
+        Just(Step::Again),
+    ]
+}
+
+/// What a lease holds, and what its open calls have reserved of it.
+#[derive(Clone, Debug, Default)]
+struct Lease {
+    held: i128,
+    open: i128,
+    seq: u64,
+}
+
+#[derive(Default)]
+struct Model {
+    settled: i128,
+    leases: BTreeMap<u8, Lease>,
+    calls: u32,
+    last: Option<(HolderId, Vec<Entry>)>,
+}
+
+impl Model {
+    fn share(&self, lease: u8, percent: u8) -> i128 {
+        self.leases.get(&lease).map_or(0, |l| (l.held - l.open) * i128::from(percent) / 100)
+    }
+
+    async fn report(&mut self, ledger: &SqliteLedger, lease: u8, entries: Vec<Entry>) {
+        let of = holder(&format!("pod-{lease}"));
+        ledger.report(&of, entries.clone(), 2_000).await.expect("reported");
+        self.last = Some((of, entries));
+    }
+
+    async fn step(&mut self, ledger: &SqliteLedger, step: Step) {
+        let id = |lease: u8| LeaseId(format!("lease-{lease}"));
+        match step {
+            Step::Acquire { lease, min, more } => {
+                let state = self.leases.entry(lease).or_default();
+                state.seq += 1;
+                let mut request = acquire(&format!("lease-{lease}"), state.seq, &[limit("ns/b/l", LIMIT)], min, min + more);
+                request.holder = holder(&format!("pod-{lease}"));
+                let left = LIMIT - self.settled - self.leases.values().map(|l| l.held).sum::<i128>();
+                match ledger.acquire(request).await.expect("an answer") {
+                    Decision::Granted { granted, .. } => {
+                        assert!(granted.usd.0 >= min && granted.usd.0 <= left, "granted {granted:?} of {left}");
+                        self.leases.entry(lease).or_default().held += granted.usd.0;
+                    }
+                    Decision::Refused { .. } => assert!(left < min, "refused {min} of {left}"),
+                    Decision::Expired => panic!("nothing expires here"),
+                }
+            }
+            Step::Call { lease, share, cost_share } => {
+                let reserved = self.share(lease, share);
+                let cost = reserved * i128::from(cost_share) / 100;
+                self.calls += 1;
+                let call = format!("call-{}", self.calls);
+                let settled =
+                    Entry::Settled { record: record(&call, cost, CallOutcome::Completed), lease: Some(id(lease)), unleased: vec![] };
+                self.report(ledger, lease, vec![Entry::Opened { call: CallId(call), lease: id(lease), reserved: usd(reserved) }, settled])
+                    .await;
+                if let Some(state) = self.leases.get_mut(&lease) {
+                    state.held -= cost;
+                    self.settled += cost;
+                }
+            }
+            Step::Hang { lease, share } => {
+                let reserved = self.share(lease, share);
+                self.calls += 1;
+                let call = CallId(format!("call-{}", self.calls));
+                self.report(ledger, lease, vec![Entry::Opened { call, lease: id(lease), reserved: usd(reserved) }]).await;
+                if let Some(state) = self.leases.get_mut(&lease) {
+                    state.open += reserved;
+                }
+            }
+            Step::GiveBack { lease, share } => {
+                let amount = self.share(lease, share);
+                let seq = self.leases.get(&lease).map_or(1, |l| l.seq + 1);
+                self.report(ledger, lease, vec![Entry::GivenBack { lease: id(lease), seq, amount: usd(amount) }]).await;
+                if let Some(state) = self.leases.get_mut(&lease) {
+                    state.held -= amount;
+                    state.seq = seq;
+                }
+            }
+            Step::Gone { lease } => {
+                ledger.holder_gone(&holder(&format!("pod-{lease}")), 2_000).await.expect("reconciled");
+                if let Some(state) = self.leases.get_mut(&lease) {
+                    self.settled += state.open;
+                    *state = Lease { seq: state.seq, ..Lease::default() };
+                }
+                // What was reported before is not sent again once its sender is gone.
+                self.last = None;
+            }
+            Step::Again => {
+                if let Some((of, entries)) = self.last.clone() {
+                    ledger.report(&of, entries, 2_000).await.expect("reported");
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn every_history_agrees_with_the_model_and_nothing_is_overspent(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let directory = tempfile::tempdir().expect("a directory");
+            let ledger = SqliteLedger::open(&directory.path().join("ledger.db")).expect("a ledger");
+            let mut model = Model::default();
+            for step in steps {
+                let shown = format!("{step:?}");
+                model.step(&ledger, step).await;
+                let balance = ledger.balances(&[limit("ns/b/l", LIMIT)], 2_000).await.expect("balances").remove(0);
+                let held: i128 = model.leases.values().map(|l| l.held).sum();
+                let open: i128 = model.leases.values().map(|l| l.open).sum();
+                assert_eq!((balance.settled, balance.outstanding, balance.reserved), (model.settled, held, open), "after {shown}");
+                assert!(balance.left() >= 0, "overspent after {shown}: {balance:?}");
+            }
+        });
+    }
+}

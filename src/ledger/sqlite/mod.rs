@@ -1,0 +1,137 @@
+//! The embedded ledger: one SQLite file, one thread that writes it.
+//!
+//! Requests queue up while a transaction commits and are then carried out together in the next one (group commit), so
+//! that the cost of a durable write is shared. Each answers only after its transaction is on disk.
+
+mod leases;
+mod read;
+mod row;
+mod schema;
+mod settle;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
+use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Reconciled};
+use crate::core::limit::LimitTerms;
+use writer::Request;
+
+/// Requests that may wait for the writer; more than this and callers wait to get in line.
+const QUEUE: usize = 4_096;
+
+/// The SQLite adapter of the [`Ledger`] port.
+pub struct SqliteLedger {
+    requests: mpsc::Sender<Request>,
+    reader: Arc<Mutex<Connection>>,
+    changes: watch::Receiver<u64>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl SqliteLedger {
+    /// Opens or creates the ledger at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or was written by a newer release.
+    pub fn open(path: &Path) -> Result<SqliteLedger, LedgerError> {
+        let name = path.display().to_string();
+        let unusable = |reason: String| LedgerError::Open { path: name.clone(), reason };
+        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(|e| unusable(e.to_string()))?;
+        }
+        let mut writer = Connection::open(path).map_err(|e| unusable(e.to_string()))?;
+        schema::prepare(&mut writer, &name)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(path, flags).map_err(|e| unusable(e.to_string()))?;
+        reader.busy_timeout(std::time::Duration::from_secs(5)).map_err(|e| unusable(e.to_string()))?;
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let (changed, changes) = watch::channel(0);
+        let writer = std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer::run(writer, queue, &changed))
+            .map_err(|e| unusable(e.to_string()))?;
+        Ok(SqliteLedger { requests, reader: Arc::new(Mutex::new(reader)), changes, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Grows whenever something was written.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Request) -> Result<T, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.map_err(|_| LedgerError::Stopped)?;
+        answered.await.map_err(|_| LedgerError::Stopped)?
+    }
+
+    /// Runs a query beside the writer, off the async threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let reader = Arc::clone(&self.reader);
+        let run = move || query(&reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        tokio::task::spawn_blocking(run).await.map_err(|_| LedgerError::Stopped)?
+    }
+
+    /// Finishes what is queued and closes the file. Afterwards every request answers [`LedgerError::Stopped`].
+    pub async fn close(self) {
+        drop(self.requests);
+        let writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing left to finish.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn acquire(&self, request: Acquire) -> Result<Decision, LedgerError> {
+        self.ask(|answer| Request::Acquire { request: Box::new(request), answer }).await
+    }
+
+    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError> {
+        let holder = holder.clone();
+        self.ask(|answer| Request::Report { holder, entries, now_ms, answer }).await
+    }
+
+    async fn holder_gone(&self, holder: &HolderId, now_ms: i64) -> Result<Reconciled, LedgerError> {
+        let holder = holder.clone();
+        self.ask(|answer| Request::HolderGone { holder, now_ms, answer }).await
+    }
+
+    async fn holders(&self) -> Result<Vec<HolderId>, LedgerError> {
+        self.read(read::holders).await
+    }
+
+    async fn balances(&self, terms: &[LimitTerms], now_ms: i64) -> Result<Vec<LimitBalance>, LedgerError> {
+        let terms = terms.to_vec();
+        self.read(move |connection| read::balances(connection, &terms, now_ms)).await
+    }
+
+    async fn totals(&self, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError> {
+        let query = query.clone();
+        self.read(move |connection| read::totals(connection, &query)).await
+    }
+
+    async fn outcomes(&self, from_ms: i64, to_ms: i64) -> Result<Vec<OutcomeCount>, LedgerError> {
+        self.read(move |connection| read::outcomes(connection, from_ms, to_ms)).await
+    }
+}
+
+impl From<rusqlite::Error> for LedgerError {
+    fn from(error: rusqlite::Error) -> LedgerError {
+        LedgerError::Storage(error.to_string())
+    }
+}
+
+/// A value that the ledger wrote itself but cannot read: the file was changed by somebody else.
+fn corrupt(what: &str) -> LedgerError {
+    LedgerError::Storage(format!("the ledger holds {what} that it did not write; restore the file from a backup"))
+}
