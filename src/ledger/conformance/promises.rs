@@ -138,8 +138,8 @@ async fn a_call_is_charged_to_the_window_in_which_it_was_admitted() {
     bench.granted(acquire("a", 1, std::slice::from_ref(&today), 60, 60)).await;
     let late = 86_400_500;
     bench.ledger.report(&holder("pod"), vec![settled("c", "a", 60)], late).await.expect("reported");
-    assert_eq!(bench.ledger.balances(&[today.clone()], late).await.expect("balances")[0].settled, 60);
-    assert_eq!(bench.ledger.balances(&[tomorrow.clone()], late).await.expect("balances")[0].left(), 100);
+    assert_eq!(bench.ledger.balances(std::slice::from_ref(&today), late).await.expect("balances")[0].settled, 60);
+    assert_eq!(bench.ledger.balances(std::slice::from_ref(&tomorrow), late).await.expect("balances")[0].left(), 100);
     let mut top_up = acquire("a", 2, &[tomorrow], 10, 10);
     top_up.now_ms = late;
     assert_eq!(bench.ledger.acquire(top_up).await.expect("an answer"), Decision::Expired);
