@@ -5,6 +5,7 @@ pub mod call;
 pub mod classify;
 pub mod complexity;
 pub mod dimensions;
+pub mod lease;
 pub mod limit;
 pub mod money;
 pub mod policy;

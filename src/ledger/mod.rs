@@ -32,9 +32,7 @@ use query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HolderId(pub String);
 
-/// A lease's identity, chosen by its holder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LeaseId(pub String);
+pub use crate::core::lease::LeaseId;
 
 /// A request for a lease, or for more of one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,295 @@
+//! The money that a sidecar holds: leases, what calls have drawn on them, and when they go back.
+//!
+//! A lease is granted under a set of limits. Calls draw their worst case, settle their cost and leave the rest for the
+//! next call. What nobody needs goes back, and going back ends a lease: later calls open a new one, so that for each
+//! lease every request for more comes before the first give-back, whatever the order in which messages arrive.
+//!
+//! ```text
+//!            ask            granted                idle, expired or recalled           last call settles
+//!   (none) ──────▶ asking ──────────▶ open ◀─┐ ────────────────────────────▶ closing ───────────────────▶ (none)
+//!      ▲             │  refused        │ask  │granted, refused               gives back what is free at once,
+//!      └─────────────┘                 └─────┘                               and each call's rest as it settles
+//! ```
+//!
+//! Pure: time (milliseconds of one monotonic clock) and identifiers come in as arguments; messages go out as values.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::amount::Amount;
+use super::limit::LimitKey;
+
+/// A lease's identity, chosen by its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaseId(pub String);
+
+/// What lay untouched for so long is not needed.
+pub const IDLE_MS: i64 = 2_000;
+/// A lease is sized for what was spent in so long.
+const SPEND_WINDOW_MS: i64 = 5_000;
+
+/// A request for a lease, or for more of one. Sent again unchanged until it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub lease: LeaseId,
+    pub seq: u64,
+    /// What the call needs beyond what is free already.
+    pub min: Amount,
+    /// What the calls to come will probably need, too.
+    pub want: Amount,
+}
+
+/// What became of an [`Ask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Granted {
+        amount: Amount,
+        expires_ms: i64,
+    },
+    Refused,
+    /// A window has ended: this lease takes no more.
+    Expired,
+}
+
+/// Money that returns to the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GiveBack {
+    pub lease: LeaseId,
+    pub seq: u64,
+    pub amount: Amount,
+}
+
+/// Every lease of one sidecar.
+#[derive(Debug, Default)]
+pub struct LeaseBook {
+    /// The lease that new calls draw on, for each set of limits (sorted).
+    current: BTreeMap<Vec<LimitKey>, Lease>,
+    /// Leases that only wait for their calls to settle.
+    closing: BTreeMap<LeaseId, Closing>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    id: LeaseId,
+    seq: u64,
+    /// Granted and not drawn.
+    free: Amount,
+    /// Drawn by calls that are not settled.
+    reserved: Amount,
+    expires_ms: i64,
+    /// Sent and not answered.
+    asking: Option<Ask>,
+    spend: Spend,
+    watch: Watch,
+}
+
+#[derive(Debug)]
+struct Closing {
+    seq: u64,
+    reserved: Amount,
+}
+
+impl LeaseBook {
+    /// Draws `need` for a call, if so much is free under exactly these limits.
+    pub fn draw(&mut self, limits: &[LimitKey], need: Amount, now_ms: i64) -> Option<LeaseId> {
+        let lease = self.current.get_mut(limits).filter(|l| now_ms < l.expires_ms && l.free.covers(&need))?;
+        lease.free -= need;
+        lease.reserved += need;
+        lease.watch.drawn(need, lease.free);
+        Some(lease.id.clone())
+    }
+
+    /// What to ask the ledger for, so that a call that needs `need` and those `waiting` behind it can draw; the same again
+    /// while an earlier request is unanswered. The give-back, if any, is of an expired lease that this one replaces.
+    pub fn ask(
+        &mut self,
+        limits: &[LimitKey],
+        need: Amount,
+        waiting: Amount,
+        now_ms: i64,
+        fresh: impl FnOnce() -> LeaseId,
+    ) -> (Ask, Option<GiveBack>) {
+        let expired = self.current.get(limits).is_some_and(|l| l.asking.is_none() && l.has_expired(now_ms));
+        let back = if expired { self.close(limits) } else { None };
+        let lease = self.current.entry(limits.to_vec()).or_insert_with(|| Lease::new(fresh(), now_ms));
+        let ask = lease.asking.get_or_insert_with(|| {
+            lease.seq += 1;
+            let min = need.minus_floor_zero(lease.free);
+            Ask { lease: lease.id.clone(), seq: lease.seq, min, want: min + waiting + lease.spend.recent(now_ms) }
+        });
+        (ask.clone(), back)
+    }
+
+    /// Takes the answer to `ask`. An answer that was taken before changes nothing.
+    pub fn answered(&mut self, limits: &[LimitKey], ask: &Ask, answer: Answer, now_ms: i64) -> Option<GiveBack> {
+        let lease = self.current.get_mut(limits).filter(|l| l.asking.as_ref() == Some(ask))?;
+        lease.asking = None;
+        match answer {
+            Answer::Granted { amount, expires_ms } => {
+                lease.free += amount;
+                lease.expires_ms = expires_ms;
+                lease.watch.restart(now_ms, lease.free);
+                None
+            }
+            Answer::Refused => None,
+            Answer::Expired => self.close(limits),
+        }
+    }
+
+    /// Ends a call that drew `reserved` on `lease` and cost `cost`. The rest is free again, or goes back if the lease is closing.
+    pub fn settle(&mut self, lease: &LeaseId, reserved: Amount, cost: Amount, now_ms: i64) -> Option<GiveBack> {
+        if let Some(current) = self.current.values_mut().find(|l| l.id == *lease) {
+            current.settle(reserved, cost, now_ms);
+            return None;
+        }
+        let closing = self.closing.get_mut(lease)?;
+        closing.reserved = closing.reserved.minus_floor_zero(reserved);
+        closing.seq += 1;
+        let back = GiveBack { lease: lease.clone(), seq: closing.seq, amount: reserved.minus_floor_zero(cost) };
+        if closing.reserved.is_zero() {
+            self.closing.remove(lease);
+        }
+        Some(back).filter(|b| !b.amount.is_zero())
+    }
+
+    /// Returns what is not needed: leases that have expired, that nothing was drawn on for [`IDLE_MS`], or that hold far more than
+    /// is being spent. To be called several times in that time.
+    pub fn tick(&mut self, now_ms: i64) -> Vec<GiveBack> {
+        let unneeded = |lease: &mut Lease| lease.asking.is_none() && (lease.has_expired(now_ms) || lease.is_unneeded(now_ms));
+        let sets: Vec<_> = self.current.iter_mut().filter_map(|(set, lease)| unneeded(lease).then(|| set.clone())).collect();
+        sets.iter().filter_map(|set| self.close(set)).collect()
+    }
+
+    /// Returns what is free in leases under any of `limits`, other than the lease under exactly `except`.
+    pub fn recall(&mut self, limits: &[LimitKey], except: Option<&[LimitKey]>) -> Vec<GiveBack> {
+        let touches = |set: &Vec<LimitKey>| set.iter().any(|key| limits.contains(key)) && Some(set.as_slice()) != except;
+        let held = self.current.iter().filter(|(set, lease)| lease.asking.is_none() && !lease.free.is_zero() && touches(set));
+        let sets: Vec<_> = held.map(|(set, _)| set.clone()).collect();
+        sets.iter().filter_map(|set| self.close(set)).collect()
+    }
+
+    /// Returns everything that no call has drawn: for the end of a sidecar.
+    pub fn close_all(&mut self) -> Vec<GiveBack> {
+        let sets: Vec<_> = self.current.keys().cloned().collect();
+        sets.iter().filter_map(|set| self.close(set)).collect()
+    }
+
+    /// Requests that nobody waits for any more and that the ledger may have granted.
+    pub fn unanswered(&self) -> Vec<(Vec<LimitKey>, Ask)> {
+        self.current.iter().filter_map(|(set, lease)| Some((set.clone(), lease.asking.clone()?))).collect()
+    }
+
+    /// What a call under exactly these limits could draw.
+    pub fn free(&self, limits: &[LimitKey], now_ms: i64) -> Amount {
+        self.current.get(limits).filter(|l| !l.has_expired(now_ms)).map_or(Amount::ZERO, |l| l.free)
+    }
+
+    /// Granted and neither settled nor given back, of every lease.
+    pub fn held(&self) -> Amount {
+        let current = self.current.values().map(|l| l.free + l.reserved);
+        current.chain(self.closing.values().map(|c| c.reserved)).fold(Amount::ZERO, |sum, held| sum + held)
+    }
+
+    fn close(&mut self, limits: &[LimitKey]) -> Option<GiveBack> {
+        let Lease { id, seq, free, reserved, .. } = self.current.remove(limits)?;
+        let back = GiveBack { lease: id.clone(), seq: seq + 1, amount: free };
+        if !reserved.is_zero() {
+            self.closing.insert(id, Closing { seq: seq + 1, reserved });
+        }
+        Some(back).filter(|b| !b.amount.is_zero())
+    }
+}
+
+impl Lease {
+    fn new(id: LeaseId, now_ms: i64) -> Lease {
+        Lease {
+            id,
+            seq: 0,
+            free: Amount::ZERO,
+            reserved: Amount::ZERO,
+            expires_ms: i64::MAX,
+            asking: None,
+            spend: Spend::default(),
+            watch: Watch { since_ms: now_ms, ..Watch::default() },
+        }
+    }
+
+    fn has_expired(&self, now_ms: i64) -> bool {
+        now_ms >= self.expires_ms
+    }
+
+    /// A cost above the reservation (a provider that exceeds its own cap) is taken from what is free, as the ledger does.
+    fn settle(&mut self, reserved: Amount, cost: Amount, now_ms: i64) {
+        let left = (self.free + self.reserved).minus_floor_zero(cost);
+        self.reserved = self.reserved.minus_floor_zero(reserved).min(left);
+        self.free = left - self.reserved;
+        self.spend.add(cost, now_ms);
+    }
+
+    /// Looks back over the last [`IDLE_MS`], once they have passed.
+    fn is_unneeded(&mut self, now_ms: i64) -> bool {
+        if now_ms - self.watch.since_ms < IDLE_MS {
+            return false;
+        }
+        let recent = self.spend.recent(now_ms);
+        let plenty = recent + recent + self.watch.largest;
+        let unneeded = self.watch.largest.is_zero() || !plenty.covers(&self.watch.least_free);
+        self.watch.restart(now_ms, self.free);
+        unneeded
+    }
+}
+
+/// What a lease went through since a moment.
+#[derive(Debug, Default)]
+struct Watch {
+    since_ms: i64,
+    /// The least that was free, which nobody needed.
+    least_free: Amount,
+    /// The largest draw; zero when there was none.
+    largest: Amount,
+}
+
+impl Watch {
+    fn drawn(&mut self, need: Amount, free: Amount) {
+        self.least_free = self.least_free.min(free);
+        self.largest = self.largest.max(need);
+    }
+
+    fn restart(&mut self, now_ms: i64, free: Amount) {
+        *self = Watch { since_ms: now_ms, least_free: free, largest: Amount::ZERO };
+    }
+}
+
+/// Costs by time, in two windows: the one under way and the one before.
+#[derive(Debug, Default)]
+struct Spend {
+    since_ms: i64,
+    current: Amount,
+    before: Amount,
+}
+
+impl Spend {
+    fn add(&mut self, cost: Amount, now_ms: i64) {
+        self.roll(now_ms);
+        self.current += cost;
+    }
+
+    /// The most that a window of the last two saw.
+    fn recent(&mut self, now_ms: i64) -> Amount {
+        self.roll(now_ms);
+        self.before.max(self.current)
+    }
+
+    fn roll(&mut self, now_ms: i64) {
+        let windows = (now_ms - self.since_ms) / SPEND_WINDOW_MS;
+        if windows >= 1 {
+            self.before = if windows == 1 { self.current } else { Amount::ZERO };
+            self.current = Amount::ZERO;
+            self.since_ms += windows * SPEND_WINDOW_MS;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
