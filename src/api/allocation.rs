@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::common::{Condition, Recommendation, WorkloadSelector};
 use crate::core::money::PicoUsd;
 
+pub use crate::core::allocate::{CostDriver, IdlePolicy};
+
 /// Whose cost the selected calls are, who bears what share of the infrastructure they use together, what one outcome
 /// costs, and which workloads are the wrong size. Allocated + idle + unallocated = cost, to the pico-dollar.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -110,26 +112,6 @@ pub struct SharedCost {
     /// What happens to the idle share: `Keep` shows it as idle, `Distribute` divides it like the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<IdlePolicy>,
-}
-
-/// What a shared cost is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum CostDriver {
-    /// Number of calls.
-    Calls,
-    /// Tokens of every meter.
-    Tokens,
-    /// Bytes of request and response bodies.
-    Bytes,
-    /// The model calls' own cost.
-    Cost,
-}
-
-/// What happens to the idle share of a cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum IdlePolicy {
-    Keep,
-    Distribute,
 }
 
 /// Something that the money bought, counted.

@@ -1,5 +1,6 @@
 //! The domain: pure decisions over plain data. No I/O, no clock, no async, no Kubernetes.
 
+pub mod allocate;
 pub mod amount;
 pub mod call;
 pub mod classify;
@@ -8,8 +9,10 @@ pub mod dimensions;
 pub mod lease;
 pub mod limit;
 pub mod money;
+pub mod outcome;
 pub mod policy;
 pub mod price;
 pub mod route;
 pub mod sensitive;
+pub mod split;
 pub mod usage;
