@@ -3,7 +3,13 @@
 //! Data flows one way: watches fill the [`index`]; pure functions turn a snapshot of it (and of the ledger) into
 //! policies and statuses; adapters push the first to sidecars and write the second by server-side apply.
 
+pub mod certs;
 pub mod context;
+pub mod health;
 pub mod index;
 pub mod kubelet;
+pub mod leader;
+pub mod metrics;
 pub mod selection;
+pub mod tls;
+pub mod webhook;

@@ -1,0 +1,166 @@
+use super::*;
+
+fn settings() -> SidecarSettings {
+    SidecarSettings {
+        image: "spendkeeper/sidecar:1".into(),
+        pull_policy: "IfNotPresent".into(),
+        cpu_request: "10m".into(),
+        memory_request: "16Mi".into(),
+        memory_limit: "64Mi".into(),
+        operator_url: "https://spendkeeper-operator.spendkeeper-system.svc:9443".into(),
+    }
+}
+
+fn annotated(mut pod: Value) -> Value {
+    pod["metadata"]["annotations"]["spendkeeper.dev/inject"] = json!("true");
+    pod
+}
+
+fn typed(pod: &Value) -> Pod {
+    serde_json::from_value(pod.clone()).expect("a pod")
+}
+
+fn refused(pod: Value) -> String {
+    inject(&typed(&pod), &settings(), "CA").expect_err("a refusal").to_string()
+}
+
+/// The pod after its injection.
+fn injected(pod: &Value) -> Value {
+    let injection = inject(&typed(pod), &settings(), "CA").expect("an injection");
+    let patch: json_patch::Patch = serde_json::from_value(Value::Array(injection.patch)).expect("a patch");
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &patch).expect("the patch applies");
+    after
+}
+
+fn plain() -> Value {
+    annotated(json!({"metadata": {}, "spec": {"containers": [{"name": "app", "image": "app"}]}}))
+}
+
+fn full() -> Value {
+    annotated(json!({
+        "metadata": {"labels": {"app": "bot"}, "annotations": {"spendkeeper.dev/team": "support", "spendkeeper.dev/feature-values": "a,b"}},
+        "spec": {
+            "unknownField": 1,
+            "automountServiceAccountToken": false,
+            "initContainers": [{"name": "warm-up", "image": "app"}],
+            "containers": [
+                {"name": "app", "image": "app", "env": [{"name": "OPENAI_BASE_URL", "value": "http://mine"}]},
+                {"name": "side", "image": "side", "envFrom": [{"configMapRef": {"name": "c"}}]},
+            ],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    }))
+}
+
+fn env(container: &Value) -> BTreeMap<String, String> {
+    let pairs = container["env"].as_array().into_iter().flatten();
+    pairs.map(|e| (e["name"].as_str().unwrap_or_default().into(), e["value"].as_str().unwrap_or_default().into())).collect()
+}
+
+#[test]
+fn the_sidecar_is_native_and_starts_before_every_other_container() {
+    for pod in [plain(), full()] {
+        let after = injected(&pod);
+        let first = &after["spec"]["initContainers"][0];
+        assert_eq!((&first["name"], &first["restartPolicy"]), (&json!(SIDECAR), &json!("Always")));
+        assert_eq!(first["startupProbe"]["httpGet"], json!({"path": "/readyz", "port": 15401}));
+        assert_eq!(after["metadata"]["labels"]["spendkeeper.dev/injected"], "true");
+    }
+    assert_eq!(injected(&full())["spec"]["initContainers"][1]["name"], "warm-up");
+}
+
+#[test]
+fn injecting_twice_changes_nothing() {
+    for pod in [plain(), full()] {
+        let once = injected(&pod);
+        let again = inject(&typed(&once), &settings(), "another CA").expect("an injection");
+        assert_eq!(again.patch, Vec::<Value>::new());
+    }
+}
+
+#[test]
+fn a_container_that_another_webhook_added_later_is_pointed_at_the_sidecar_too() {
+    let mut pod = injected(&full());
+    pod["spec"]["initContainers"].as_array_mut().expect("a list").insert(0, json!({"name": "late", "image": "x"}));
+    let after = injected(&pod);
+    assert_eq!(env(&after["spec"]["initContainers"][0])["OPENAI_BASE_URL"], "http://127.0.0.1:15400/v1");
+    assert_eq!(after["spec"]["initContainers"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn what_a_pod_sets_itself_is_never_overwritten() {
+    let after = injected(&full());
+    let app = env(&after["spec"]["containers"][0]);
+    assert_eq!(app["OPENAI_BASE_URL"], "http://mine");
+    assert_eq!(app["ANTHROPIC_BASE_URL"], "http://127.0.0.1:15400");
+    assert_eq!(env(&after["spec"]["initContainers"][1])["OPENAI_API_KEY"], "spendkeeper");
+    assert_eq!(after["spec"]["unknownField"], 1);
+    assert_eq!(after["spec"]["volumes"][0]["name"], "data");
+}
+
+#[test]
+fn what_cannot_be_seen_in_env_from_is_said() {
+    let injection = inject(&typed(&full()), &settings(), "CA").expect("an injection");
+    assert_eq!(injection.warnings.len(), 1);
+    assert!(injection.warnings[0].contains("\"side\"") && injection.warnings[0].contains("OPENAI_BASE_URL"), "{:?}", injection.warnings);
+}
+
+#[test]
+fn only_the_sidecar_mounts_the_token_and_nothing_of_it_is_privileged() {
+    let after = injected(&full());
+    for container in after["spec"]["containers"].as_array().expect("containers") {
+        assert!(container["volumeMounts"].is_null());
+    }
+    let sidecar = &after["spec"]["initContainers"][0];
+    let security = &sidecar["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    let projected = &after["spec"]["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"];
+    assert_eq!((&projected["audience"], &projected["expirationSeconds"]), (&json!("spendkeeper-operator"), &json!(3600)));
+    assert_eq!(sidecar["volumeMounts"][0]["mountPath"], "/var/run/spendkeeper/token");
+}
+
+#[test]
+fn a_pod_without_the_annotation_is_left_alone() {
+    let pod = json!({"metadata": {"annotations": {"spendkeeper.dev/inject": "false"}}, "spec": {"containers": []}});
+    assert_eq!(inject(&typed(&pod), &settings(), "CA"), Ok(Injection::default()));
+}
+
+#[test]
+fn a_refusal_names_what_is_wrong_and_the_remedy() {
+    let with = |path: &str, value: Value| {
+        let mut pod = plain();
+        *pod.pointer_mut(path).expect("a place") = value;
+        pod
+    };
+    let annotation = |name: &str, value: &str| {
+        let mut pod = plain();
+        pod["metadata"]["annotations"][name] = json!(value);
+        pod
+    };
+    let spec = |field: &str, value: Value| {
+        let mut spec = plain()["spec"].clone();
+        spec[field] = value;
+        with("/spec", spec)
+    };
+    let long = "x".repeat(64);
+    let table = [
+        (annotation("spendkeeper.dev/colour", "red"), ["spendkeeper.dev/colour", "/feature, /team"]),
+        (annotation("spendkeeper.dev/team", &long), ["spendkeeper.dev/team", "short name"]),
+        (annotation("spendkeeper.dev/team-values", &format!("a,{long}")), ["spendkeeper.dev/team-values", "short names"]),
+        (annotation("spendkeeper.dev/colour-values", "a"), ["spendkeeper.dev/colour-values", "correct or remove"]),
+        (annotation("spendkeeper.dev/free", "colour"), ["spendkeeper.dev/free", "feature, team"]),
+        (spec("hostNetwork", json!(true)), ["hostNetwork", "remove hostNetwork"]),
+        (spec("shareProcessNamespace", json!(true)), ["shareProcessNamespace", "credentials"]),
+        (spec("volumes", json!([{"name": "spendkeeper-token"}])), ["spendkeeper-token", "rename yours"]),
+        (spec("containers", json!([{"name": "spendkeeper-sidecar"}])), ["spendkeeper-sidecar", "rename yours"]),
+    ];
+    for (pod, parts) in table {
+        let message = refused(pod);
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
