@@ -1,0 +1,5 @@
+//! Anthropic Messages.
+
+pub mod request;
+pub mod stream;
+pub mod usage;

@@ -1,0 +1,5 @@
+//! OpenAI Chat Completions.
+
+pub mod request;
+pub mod stream;
+pub mod usage;

@@ -1,0 +1,84 @@
+//! Server-sent events out of network chunks that may end anywhere.
+
+use bytes::{Bytes, BytesMut};
+
+/// An event longer than this is passed on unread: no provider sends one.
+const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// Cuts a stream into events, each with the blank line that ends it.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    /// The beginning of an event whose end has not arrived.
+    begun: BytesMut,
+    /// Set once an event was too long: from there on nothing is cut any more.
+    overflowed: bool,
+}
+
+impl Splitter {
+    /// The events that `chunk` completes, in order. They share the chunk's memory where they lie in it whole.
+    pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
+        if self.overflowed {
+            return Vec::new();
+        }
+        let mut rest = if self.begun.is_empty() {
+            chunk.clone()
+        } else {
+            self.begun.extend_from_slice(chunk);
+            self.begun.split().freeze()
+        };
+        let mut events = Vec::new();
+        while let Some(end) = end_of_event(&rest) {
+            events.push(rest.split_to(end));
+        }
+        if rest.len() > MAX_EVENT_BYTES {
+            self.overflowed = true;
+        } else {
+            self.begun.extend_from_slice(&rest);
+        }
+        events
+    }
+
+    /// True when an event was too long to be read.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// What is left of a stream that ended within an event.
+    pub fn take_rest(&mut self) -> Bytes {
+        self.begun.split().freeze()
+    }
+}
+
+/// Where the first event ends: after an empty line, with either line ending.
+fn end_of_event(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(found) = bytes[from..].iter().position(|b| *b == b'\n') {
+        let next = from + found + 1;
+        match bytes.get(next..) {
+            Some([b'\n', ..]) => return Some(next + 1),
+            Some([b'\r', b'\n', ..]) => return Some(next + 2),
+            _ => from = next,
+        }
+    }
+    None
+}
+
+/// The payload of an event's `data:` lines; those of several lines are rare and are joined by a newline.
+pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
+    let mut payload: Option<std::borrow::Cow<'_, [u8]>> = None;
+    for line in event.split(|b| *b == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let Some(value) = line.strip_prefix(b"data:") else { continue };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        payload = Some(match payload {
+            None => std::borrow::Cow::Borrowed(value),
+            Some(first) => {
+                let mut joined = first.into_owned();
+                joined.push(b'\n');
+                joined.extend_from_slice(value);
+                std::borrow::Cow::Owned(joined)
+            }
+        });
+    }
+    payload
+}
