@@ -2,7 +2,9 @@
 
 pub mod allocate;
 pub mod amount;
+pub mod budget;
 pub mod call;
+pub mod cel;
 pub mod classify;
 pub mod complexity;
 pub mod dimensions;
@@ -16,3 +18,4 @@ pub mod route;
 pub mod sensitive;
 pub mod split;
 pub mod usage;
+pub mod window;
