@@ -14,8 +14,11 @@ pub mod money;
 pub mod outcome;
 pub mod policy;
 pub mod price;
+pub mod recommend;
+pub mod rightsize;
 pub mod route;
 pub mod sensitive;
 pub mod split;
+
 pub mod usage;
 pub mod window;
