@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cel::{CallFacts, Expression};
 use super::dimensions::{Dimensions, Origin};
 use super::money::PicoUsd;
 use super::policy::Tier;
@@ -51,6 +52,11 @@ pub struct UsageRow {
 }
 
 impl UsageRow {
+    /// What an owner's rule sees of the calls.
+    pub fn facts(&self) -> CallFacts<'_> {
+        CallFacts { origin: &self.origin, dimensions: &self.dimensions, model: &self.model, backend: &self.backend, tier: self.tier }
+    }
+
     /// What the row weighs for a shared cost; `service` is the shared service that the cost is of.
     fn weight(&self, driver: CostDriver, service: Option<&str>) -> u128 {
         let counts_service_calls = matches!(driver, CostDriver::Calls | CostDriver::Bytes) && service.is_some();
@@ -63,6 +69,19 @@ impl UsageRow {
             CostDriver::Cost => u128::try_from(self.cost.0).unwrap_or(0),
         }
     }
+}
+
+/// Who calls belong to: those for which `claim` holds.
+#[derive(Clone, Debug)]
+pub struct OwnerRule {
+    pub name: String,
+    pub claim: Expression,
+}
+
+/// The index of the first rule that claims a row. A rule that cannot be evaluated claims nothing.
+pub fn first_owner(rules: &[OwnerRule], row: &UsageRow) -> Option<usize> {
+    let call = row.facts();
+    rules.iter().position(|rule| rule.claim.matches(&call).unwrap_or(false))
 }
 
 /// A cost that owners share.
@@ -155,8 +174,8 @@ impl Allocated {
 
 // ---- the division ----
 
-/// Divides the cost of `rows` and `charges` among `owners`. `owner_of` says which owner (an index into `owners`) claims a row;
-/// `None` leaves it unallocated.
+/// Divides the cost of `rows` and `charges` among `owners`. `owner_of` says which owner (an index into `owners`) claims a row,
+/// mostly [`first_owner`]; `None` leaves it unallocated.
 pub fn allocate(
     owners: &[String],
     rows: &[UsageRow],

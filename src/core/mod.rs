@@ -19,6 +19,6 @@ pub mod rightsize;
 pub mod route;
 pub mod sensitive;
 pub mod split;
-
+pub mod tier_advice;
 pub mod usage;
 pub mod window;

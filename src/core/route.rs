@@ -167,19 +167,18 @@ pub fn wanted_detectors(route: &Route) -> BTreeSet<Detector> {
     route.sensitivity.iter().flat_map(|rule| rule.detectors.iter().copied()).collect()
 }
 
-/// The cheapest model of exactly `tier` over `protocol` with these capabilities, at equal input and output: what a call that is
-/// sent down to that tier would run on.
+/// The cheapest model of exactly `tier` over `protocol` for what `cost` prices, and that cost: what calls that are sent down to the tier
+/// would run on. Models without a price are passed over.
 pub fn cheapest_in_tier<'a>(
     route: &'a Route,
     protocol: Protocol,
     tier: Tier,
-    catalogue: &'a Catalogue,
+    catalogue: &Catalogue,
     cost: impl Fn(&Rates) -> PicoUsd,
-) -> Option<(&'a Backend, &'a Model, PicoUsd)> {
-    offered(route, protocol)
-        .filter(|(_, _, model)| model.tier == tier)
-        .filter_map(|(backend, _, model)| Some((&route.backends[backend], model, cost(&catalogue.latest(&model.name)?.rates))))
-        .min_by(|a, b| (a.2, &a.1.name, &a.0.name).cmp(&(b.2, &b.1.name, &b.0.name)))
+) -> Option<(&'a Model, PicoUsd)> {
+    let of_tier = offered(route, protocol).map(|(_, _, model)| model).filter(|model| model.tier == tier);
+    let priced = of_tier.filter_map(|model| Some((model, cost(&catalogue.latest(&model.name)?.rates))));
+    priced.min_by(|(a, a_cost), (b, b_cost)| (a_cost, &a.name).cmp(&(b_cost, &b.name)))
 }
 
 /// What the caller asked for, resolved in the route.
@@ -223,7 +222,8 @@ impl<'a> Bounds<'a> {
     }
 }
 
-fn matches(rule: &TierRule, dimensions: &Dimensions) -> bool {
+/// True when each dimension that the rule names has one of its values.
+pub fn matches(rule: &TierRule, dimensions: &Dimensions) -> bool {
     rule.dimensions.iter().all(|(dimension, values)| dimensions.get(*dimension).is_some_and(|value| values.contains(value)))
 }
 

@@ -97,6 +97,21 @@ fn a_tie_goes_to_the_first_owner_by_name() {
     assert_eq!(divided(&rows, charge(CostDriver::Calls, 3)), (vec![1, 2], 0, 0));
 }
 
+#[test]
+fn the_first_rule_that_holds_owns_the_calls() {
+    let rule = |name: &str, text| OwnerRule { name: name.into(), claim: Expression::compile(text).unwrap() };
+    let rules = [
+        rule("support", "call.team == 'support' && call.tier == 'frontier'"),
+        rule("search", "call.team.startsWith('s')"),
+        rule("vectors", "call.backend == 'vectors'"),
+    ];
+    let frontier = UsageRow { tier: Some(Tier::Frontier), ..row("support", 1, 1) };
+    assert_eq!(first_owner(&rules, &frontier), Some(0));
+    assert_eq!(first_owner(&rules, &row("support", 1, 1)), Some(1));
+    assert_eq!(first_owner(&rules, &service_row("", 1)), Some(2));
+    assert_eq!(first_owner(&rules, &row("", 1, 1)), None);
+}
+
 fn any_driver() -> impl Strategy<Value = CostDriver> {
     prop::sample::select(vec![CostDriver::Calls, CostDriver::Tokens, CostDriver::Bytes, CostDriver::Cost])
 }
