@@ -98,7 +98,7 @@ pub struct BackendModel {
     pub name: String,
     /// Its class: `economy`, `standard` or `frontier`.
     pub tier: Tier,
-    /// What it can do beyond text; a call that needs more is never sent to it.
+    /// What it can do beyond text; a call that needs more is never sent to it in place of the model that it asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub capabilities: Vec<Capability>,
