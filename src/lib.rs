@@ -12,11 +12,13 @@
 //! | [`sidecar`] | a call's life: admit, classify, route, reserve, forward, meter, settle |
 //! | [`operator`] | reconcilers, webhooks, control channel server, approval |
 //! | [`cli`] | `kubectl spend` |
+//! | [`generate`] | files that are generated from the types: `crds/`, the reference of fields |
 
 pub mod api;
 pub mod channel;
 pub mod cli;
 pub mod core;
+pub mod generate;
 pub mod ledger;
 pub mod llm;
 pub mod operator;

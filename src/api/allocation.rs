@@ -249,6 +249,7 @@ pub struct CostAllocationStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnerStatus {
+    /// The owner's name.
     pub name: String,
     /// Model calls answered.
     pub calls: i64,
@@ -266,10 +267,15 @@ pub struct OwnerStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SharedCostStatus {
+    /// Name of the shared cost.
     pub name: String,
+    /// The cost of the period, exact.
     pub cost: PicoUsd,
+    /// What it was divided by.
     pub driver: CostDriver,
+    /// Each owner's share.
     pub shares: Vec<ShareStatus>,
+    /// The part of the capacity that nobody used and that is kept as idle, exact.
     pub idle: PicoUsd,
     /// Used by callers whom no owner's rule claims, or by nobody at all.
     pub unallocated: PicoUsd,
@@ -279,9 +285,11 @@ pub struct SharedCostStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShareStatus {
+    /// The owner's name.
     pub owner: String,
     /// In the driver's unit (for `Cost`, pico-dollars), as a whole number.
     pub usage: String,
+    /// The owner's part of the cost, exact.
     pub cost: PicoUsd,
 }
 
@@ -289,7 +297,9 @@ pub struct ShareStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeStatus {
+    /// Name of the outcome.
     pub name: String,
+    /// The owner whose cost is divided.
     pub owner: String,
     /// Outcomes in the period.
     pub count: i64,
@@ -310,7 +320,9 @@ pub struct OutcomeStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RightSizingStatus {
+    /// Name of the Deployment.
     pub deployment: String,
+    /// Name of the container.
     pub container: String,
     /// How long the history is, in seconds.
     pub history_seconds: i64,

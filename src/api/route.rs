@@ -295,6 +295,7 @@ pub struct ModelRouteStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TierStatus {
+    /// The tier.
     pub tier: Tier,
     /// Calls answered.
     pub calls: i64,
@@ -308,6 +309,7 @@ pub struct TierStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendStatus {
+    /// The backend's name.
     pub name: String,
     /// False when more than half of the recent calls failed.
     pub healthy: bool,

@@ -1,9 +1,11 @@
 //! The domain: pure decisions over plain data. No I/O, no clock, no async, no Kubernetes.
 
 pub mod allocate;
+pub mod allocation;
 pub mod amount;
 pub mod budget;
 pub mod call;
+pub mod catalogue;
 pub mod cel;
 pub mod classify;
 pub mod complexity;

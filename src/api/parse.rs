@@ -1,1 +1,0 @@
-//! From specs to the domain's own types: parsed once, right by construction afterwards.

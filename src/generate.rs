@@ -1,0 +1,133 @@
+//! Files that are generated from the Rust types: the CRDs, and the reference of their fields.
+
+use std::fmt::Write;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube::CustomResourceExt;
+
+use crate::api::{AIBudget, CostAllocation, ModelRoute};
+
+/// The three kinds as the API server takes them.
+pub fn crds() -> [CustomResourceDefinition; 3] {
+    [AIBudget::crd(), ModelRoute::crd(), CostAllocation::crd()]
+}
+
+/// Every generated file: its path from the root of the tree, and its text.
+pub fn files() -> Vec<(String, String)> {
+    let mut files: Vec<_> = crds().iter().map(|crd| (format!("crds/{}.yaml", crd.spec.names.plural), yaml(crd))).collect();
+    files.push(("docs/reference/fields.md".to_owned(), reference()));
+    files
+}
+
+fn yaml(crd: &CustomResourceDefinition) -> String {
+    let text = serde_saphyr::to_string(crd).expect("a CRD is plain data that YAML can hold");
+    format!("# Generated from src/api by `make generate`; a test fails when it is stale.\n{text}")
+}
+
+// ---- the reference of fields ----
+
+fn reference() -> String {
+    let mut text = String::from(
+        "# Fields of the three kinds\n\nGenerated from `src/api` by `make generate`. The same text is in `kubectl explain aibudget.spec.limits`.\n",
+    );
+    for crd in crds() {
+        let version = &crd.spec.versions[0];
+        let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref());
+        let Some(properties) = schema.and_then(|s| s.properties.as_ref()) else { continue };
+        let names = &crd.spec.names;
+        let short = names.short_names.as_deref().unwrap_or_default().join(", ");
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n## {} (`{}`)\n\n`apiVersion: {}/{}`\n", names.kind, short, crd.spec.group, version.name);
+        for part in ["spec", "status"] {
+            if let Some(schema) = properties.get(part) {
+                let _ = write!(
+                    text,
+                    "\n### {}.{part}\n\n{}\n\n| field | type | default | what it is |\n|---|---|---|---|\n",
+                    names.kind,
+                    description(schema)
+                );
+                rows(&mut text, part, schema);
+            }
+        }
+    }
+    text
+}
+
+fn rows(text: &mut String, path: &str, schema: &JSONSchemaProps) {
+    let required = schema.required.as_deref().unwrap_or_default();
+    for (name, field) in schema.properties.iter().flatten() {
+        let path = format!("{path}.{name}");
+        let default = field.default.as_ref().map(|d| format!("`{}`", d.0)).unwrap_or_default();
+        let needed = if required.contains(name) { " **required**" } else { "" };
+        let _ = writeln!(
+            text,
+            "| `{path}` | {}{needed} | {default} | {} |",
+            type_of(field),
+            description(field).replace('\n', " ").replace('|', "\\|")
+        );
+        match items(field) {
+            Some(item) => rows(text, &format!("{path}[]"), item),
+            None => rows(text, &path, field),
+        }
+    }
+}
+
+fn items(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
+    match schema.items.as_ref()? {
+        JSONSchemaPropsOrArray::Schema(item) => Some(item),
+        JSONSchemaPropsOrArray::Schemas(items) => items.first(),
+    }
+}
+
+fn type_of(schema: &JSONSchemaProps) -> String {
+    if let Some(values) = &schema.enum_ {
+        return values.iter().map(|v| format!("`{}`", v.0.as_str().unwrap_or("null"))).collect::<Vec<_>>().join(", ");
+    }
+    match (schema.type_.as_deref(), items(schema)) {
+        (Some("array"), Some(item)) => format!("list of {}", type_of(item)),
+        (Some(name), _) => name.to_owned(),
+        (None, _) => "any".to_owned(),
+    }
+}
+
+fn description(schema: &JSONSchemaProps) -> &str {
+    schema.description.as_deref().unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_files_are_not_stale() {
+        for (path, text) in files() {
+            let current = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(current == text, "{path} is stale: run `make generate`");
+        }
+    }
+
+    #[test]
+    fn every_field_says_what_it_is() {
+        fn undocumented(path: &str, schema: &JSONSchemaProps, found: &mut Vec<String>) {
+            for (name, field) in schema.properties.iter().flatten() {
+                let path = format!("{path}.{name}");
+                let own = !path.contains("abels") && !path.contains("conditions");
+                if own && description(field).is_empty() && field.enum_.is_none() {
+                    found.push(path.clone());
+                }
+                undocumented(&path, items(field).unwrap_or(field), found);
+            }
+        }
+        let mut found = Vec::new();
+        for crd in crds() {
+            let schema = crd.spec.versions[0].schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).expect("a schema");
+            for part in ["spec", "status"] {
+                let schema = &schema.properties.as_ref().expect("properties")[part];
+                undocumented(&format!("{}.{part}", crd.spec.names.kind), schema, &mut found);
+            }
+        }
+        assert!(found.is_empty(), "fields without a description: {found:#?}");
+    }
+}
