@@ -60,9 +60,13 @@ pub enum RecommendationKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
+    /// API group and version, such as `apps/v1`.
     pub api_version: String,
+    /// Kind, such as `Deployment`.
     pub kind: String,
+    /// Namespace of the object.
     pub namespace: String,
+    /// Name of the object.
     pub name: String,
 }
 
