@@ -1,1 +1,206 @@
-fn main() {}
+//! The operator: arguments, wiring, run.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use kube::Client;
+use spendkeeper::ledger::sqlite::SqliteLedger;
+use spendkeeper::operator::args::{Args, Command, LogFormat, RunArgs};
+use spendkeeper::operator::certs::CertificateKeeper;
+use spendkeeper::operator::context::Context;
+use spendkeeper::operator::control::ControlService;
+use spendkeeper::operator::crds;
+use spendkeeper::operator::credentials::Credentials;
+use spendkeeper::operator::departures::Departures;
+use spendkeeper::operator::health::{self, Need, Readiness};
+use spendkeeper::operator::index::Index;
+use spendkeeper::operator::kubelet::{self, UsageHistory};
+use spendkeeper::operator::leader::Candidate;
+use spendkeeper::operator::metrics::Metrics;
+use spendkeeper::operator::roster::Roster;
+use spendkeeper::operator::tls::TlsListener;
+use spendkeeper::operator::webhook::{self, Webhook};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long calls under way may take to end once the operator stops; the pod's own grace period is longer.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    init_logs(&args);
+    // Whoever was first has installed the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let done = match args.command {
+        Command::Run(run) => operate(*run).await,
+        Command::InstallCrds => install_crds().await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init_logs(args: &Args) {
+    let filter = tracing_subscriber::EnvFilter::new(&args.log);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    Client::try_default().await.context("no way to the Kubernetes API: neither a service account nor a kubeconfig works")
+}
+
+async fn install_crds() -> anyhow::Result<()> {
+    Ok(crds::install(client().await?).await?)
+}
+
+/// Waits for leadership, leads until told to stop or until leadership is lost, and leaves everything in order.
+async fn operate(args: RunArgs) -> anyhow::Result<()> {
+    let client = client().await?;
+    let (readiness, metrics) = (Arc::new(Readiness::default()), Arc::new(Metrics::new()));
+    let mut told_to_stop = std::pin::pin!(told_to_stop()?);
+    let health = tokio::net::TcpListener::bind(args.http_listen).await.with_context(|| format!("cannot listen on {}", args.http_listen))?;
+    let pages = health::pages(readiness.clone(), metrics.clone());
+    let pages = tokio::spawn(async move { axum::serve(health, pages).await });
+
+    let mut candidate = Candidate::new(client.clone(), &args.namespace, &args.service, &args.identity());
+    tokio::select! {
+        () = candidate.lead() => {}
+        () = &mut told_to_stop => return Ok(()),
+    }
+    tracing::info!("this operator leads");
+    readiness.met(Need::Leadership);
+
+    let running = Running::start(&args, client, readiness, metrics).await?;
+    let ended = running.until(candidate.keep_leading(), told_to_stop).await;
+    pages.abort();
+    if ended.is_ok() {
+        candidate.resign().await;
+    }
+    ended
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    })
+}
+
+/// What runs while this operator leads.
+struct Running {
+    /// Watches, reconcilers and the like: they go on until they are aborted.
+    background: JoinSet<()>,
+    /// Webhook and control channel: they end by themselves once `stop` is true.
+    servers: JoinSet<anyhow::Result<()>>,
+    stop: watch::Sender<bool>,
+    ledger: Arc<SqliteLedger>,
+}
+
+impl Running {
+    async fn start(args: &RunArgs, client: Client, readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> anyhow::Result<Running> {
+        let ledger = Arc::new(SqliteLedger::open(&args.ledger)?);
+        readiness.met(Need::Ledger);
+        let mut background = JoinSet::new();
+        let mut servers = JoinSet::new();
+        let stop = watch::Sender::new(false);
+        let context = Arc::new(Context {
+            index: Arc::new(Index::start(&client, &args.namespace, &mut background)),
+            client: client.clone(),
+            ledger_changes: ledger.changes(),
+            ledger: ledger.clone(),
+            refusals: Default::default(),
+            usage: Arc::new(UsageHistory::default()),
+            namespace: args.namespace.clone(),
+            apply_approved: args.apply_approved,
+        });
+        let keeper = CertificateKeeper::new(client.clone(), args.certificates(), readiness.clone(), metrics.clone());
+        let (certificate, ca) = (keeper.resolver(), keeper.bundle());
+        background.spawn(keeper.keep_current());
+
+        let listener = TlsListener::bind(args.webhook_listen, certificate.clone(), &[b"http/1.1"]).await;
+        let listener = listener.with_context(|| format!("cannot listen on {}", args.webhook_listen))?;
+        let webhook = Webhook {
+            client: client.clone(),
+            operator_namespace: args.namespace.clone(),
+            sidecar: args.sidecar(),
+            ca,
+            metrics: metrics.clone(),
+        };
+        let stopped = stopped(stop.subscribe());
+        servers.spawn(async move {
+            let served = axum::serve(listener, webhook::router(Arc::new(webhook))).with_graceful_shutdown(stopped).await;
+            served.context("the webhook's server failed")
+        });
+
+        let credentials = Credentials::new(client);
+        let roster = Arc::new(Roster::default());
+        background.spawn(credentials.clone().keep_current());
+        background.spawn(Departures::new(context.clone(), roster.clone(), metrics.clone()).keep_settling());
+        background.spawn(follow_cluster(context.clone(), roster.clone(), credentials.clone(), readiness.clone()));
+        if args.kubelet_metrics {
+            background.spawn(kubelet::collect(context.clone(), args.kubelet_interval()));
+        }
+
+        let listener = TlsListener::bind(args.control_listen, certificate, &[b"h2"]).await;
+        let listener = listener.with_context(|| format!("cannot listen on {}", args.control_listen))?;
+        readiness.met(Need::ControlChannel);
+        let control = ControlService::new(context, roster, credentials, metrics, stop.subscribe());
+        servers.spawn(async move { control.serve(listener).await.context("the control channel's server failed") });
+        Ok(Running { background, servers, stop, ledger })
+    }
+
+    /// Runs until told to stop; an error when leadership is lost or a part fails.
+    async fn until(mut self, leadership_lost: impl Future<Output = ()>, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            () = told_to_stop => Ok(()),
+            () = leadership_lost => Err(anyhow::anyhow!("leadership is lost: another operator may lead now")),
+            Some(ended) = self.background.join_next() => Err(anyhow::anyhow!("a background task ended: {ended:?}")),
+            Some(ended) = self.servers.join_next() => Err(anyhow::anyhow!("a server ended: {ended:?}")),
+        };
+        self.stop.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN, async { while self.servers.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("calls were still under way after {DRAIN:?}; they are cut off");
+        }
+        self.servers.shutdown().await;
+        self.background.shutdown().await;
+        match Arc::try_unwrap(self.ledger) {
+            Ok(ledger) => ledger.close().await,
+            // What was answered is durable already; only the file's tidy end is missing.
+            Err(_) => tracing::warn!("the ledger is still in use; it is left to recover at the next start"),
+        }
+        ended
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that whoever stops the operator is gone already.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn follow_cluster(context: Arc<Context>, roster: Arc<Roster>, credentials: Arc<Credentials>, readiness: Arc<Readiness>) {
+    let known = async {
+        context.index.ready().await;
+        readiness.met(Need::Index);
+    };
+    tokio::join!(known, roster.keep_current(&context, &credentials));
+}

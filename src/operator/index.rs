@@ -1,7 +1,9 @@
 //! The cluster as the operator sees it: stores that watches keep current, and plain snapshots of them.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -28,7 +30,24 @@ pub struct Index {
     routes: Store<ModelRoute>,
     allocations: Store<CostAllocation>,
     prices: Store<ConfigMap>,
+    departed: Arc<Departed>,
     changes: watch::Sender<u64>,
+}
+
+/// Pods that were deleted lately, as they were last: whether one had ended decides when its leases may be freed.
+#[derive(Default)]
+struct Departed(Mutex<HashMap<String, (PodFacts, Instant)>>);
+
+/// How long a deleted pod is remembered; longer than its leases can be.
+const DEPARTED_REMEMBERED: Duration = Duration::from_secs(600);
+
+impl Departed {
+    fn note(&self, pod: &Pod) {
+        let facts = PodFacts::of(pod);
+        let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.retain(|_, (_, since)| since.elapsed() < DEPARTED_REMEMBERED);
+        pods.insert(facts.origin.pod_uid.clone(), (facts, Instant::now()));
+    }
 }
 
 /// The index at one moment, as plain data.
@@ -57,8 +76,11 @@ impl Index {
         let pods = watcher::Config::default().labels(INJECTED_LABEL);
         let prices = watcher::Config::default().labels(PRICES_LABEL);
         let all = watcher::Config::default();
+        let departed = Arc::<Departed>::default();
+        let note = departed.clone();
         Index {
-            pods: keep(Api::all(client.clone()), pods, prune_pod, &changes, tasks),
+            pods: keep_noting(Api::all(client.clone()), pods, prune_pod, move |pod| note.note(pod), &changes, tasks),
+            departed,
             namespaces: keep(Api::all(client.clone()), all.clone(), prune_namespace, &changes, tasks),
             budgets: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
             routes: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
@@ -86,6 +108,12 @@ impl Index {
         self.changes.subscribe()
     }
 
+    /// A pod that was deleted lately, as it was last; `None` also when it went while no watch was open.
+    pub fn departed(&self, uid: &str) -> Option<PodFacts> {
+        let pods = self.departed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.get(uid).map(|(facts, _)| facts.clone())
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         let namespace_facts = |n: &Arc<Namespace>| NamespaceFacts { name: n.name_any(), labels: n.labels().clone() };
         Snapshot {
@@ -110,6 +138,21 @@ fn keep<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K), changes: &wa
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
+    keep_noting(api, config, prune, |_| (), changes, tasks)
+}
+
+/// As [`keep`]; `deleted` sees what is deleted, as it was last.
+fn keep_noting<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    prune: fn(&mut K),
+    deleted: impl Fn(&K) + Send + 'static,
+    changes: &watch::Sender<u64>,
+    tasks: &mut JoinSet<()>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
     let (store, writer) = reflector::store();
     let changes = changes.clone();
     let events = watcher(api, config).default_backoff().modify(prune).reflect(writer);
@@ -117,7 +160,12 @@ where
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(_) => changes.send_modify(|count| *count += 1),
+                Ok(event) => {
+                    if let watcher::Event::Delete(object) = &event {
+                        deleted(object);
+                    }
+                    changes.send_modify(|count| *count += 1);
+                }
                 Err(error) => tracing::warn!(%error, kind = std::any::type_name::<K>(), "a watch broke and will be taken up again"),
             }
         }

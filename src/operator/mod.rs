@@ -3,13 +3,20 @@
 //! Data flows one way: watches fill the [`index`]; pure functions turn a snapshot of it (and of the ledger) into
 //! policies and statuses; adapters push the first to sidecars and write the second by server-side apply.
 
+pub mod args;
 pub mod certs;
 pub mod context;
+pub mod control;
+pub mod crds;
+pub mod credentials;
+pub mod departures;
 pub mod health;
 pub mod index;
 pub mod kubelet;
 pub mod leader;
 pub mod metrics;
+pub mod policies;
+pub mod roster;
 pub mod selection;
 pub mod tls;
 pub mod webhook;

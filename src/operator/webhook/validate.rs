@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::api::budget::AIBudgetSpec;
 use crate::api::common::WorkloadSelector;
-use crate::api::{CostAllocationSpec, GROUP, ModelRouteSpec};
+use crate::api::{CostAllocationSpec, GROUP, ModelRouteSpec, parse};
+use crate::core::catalogue;
 use crate::core::policy::ResourceKey;
 
 /// The verb that entitles to approve, reject and roll back.
@@ -36,14 +37,17 @@ pub fn spec(kind: &str, key: ResourceKey, spec: &Value, operator_namespace: &str
     let selectors = match kind {
         "AIBudget" => {
             let spec: AIBudgetSpec = read(spec)?;
+            parse::budget(key, &spec).map_err(|error| Invalid::Spec(error.to_string()))?;
             vec![("spec.scope.workloads".to_owned(), spec.scope.workloads)]
         }
         "ModelRoute" => {
             let spec: ModelRouteSpec = read(spec)?;
+            parse::route(key, &spec, catalogue::embedded()).map_err(|error| Invalid::Spec(error.to_string()))?;
             vec![("spec.workloads".to_owned(), spec.workloads)]
         }
         "CostAllocation" => {
             let spec: CostAllocationSpec = read(spec)?;
+            parse::allocation(key, &spec).map_err(|error| Invalid::Spec(error.to_string()))?;
             allocation_selectors(spec)
         }
         other => return Err(Invalid::Kind(other.to_owned())),
@@ -158,6 +162,18 @@ mod tests {
         for part in ["\"dana\"", "AIBudget helpdesk/support", "verb \"approve\" on aibudgets.spendkeeper.dev", "spendkeeper-approve"] {
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_bad_spec_is_refused_with_field_and_remedy() {
+        let budget = |time_zone: &str, cel: &str| json!({"scope": {"match": cel}, "limits": [{"name": "m", "usd": "1", "period": "Month", "timeZone": time_zone}]});
+        let key = || ResourceKey::new("helpdesk", "support");
+        let check = |value: &Value| spec("AIBudget", key(), value, "spendkeeper-system").map_err(|error| error.to_string());
+        assert_eq!(check(&budget("Europe/Zurich", "call.team == 'a'")), Ok(()));
+        let zone = check(&budget("Europe/Zurch", "true")).expect_err("no such zone");
+        assert!(zone.contains("spec.limits[0].timeZone") && zone.contains("Europe/Zurch"), "{zone}");
+        let cel = check(&budget("UTC", "call.team ==")).expect_err("no expression");
+        assert!(cel.contains("spec.scope.match"), "{cel}");
     }
 
     #[test]

@@ -1,0 +1,267 @@
+//! The control channel's server: policies and credentials out, lease requests and reports in.
+//!
+//! A caller is whom its token proves, in every call; what it may lease is what its own pod's policy names. Nothing that a
+//! sidecar sends says who it is.
+
+mod auth;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::context::{Context, now_ms};
+use super::credentials::Credentials;
+use super::metrics::Metrics;
+use super::roster::{Member, Roster};
+use super::tls::TlsListener;
+use crate::channel::convert::{decision_to_wire, report_from_wire};
+use crate::channel::message::{LeaseAsk, Reported};
+use crate::channel::proto;
+use crate::channel::proto::control_server::{Control, ControlServer};
+use crate::core::amount::Amount;
+use crate::core::limit::LimitKey;
+use crate::ledger::{Decision, HolderId, LedgerError};
+use auth::{AuthError, Authenticator, Caller};
+
+/// How long a token may be ahead of the watch that tells of its pod.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+/// Shortest time between two recalls of one limit.
+const RECALL_PAUSE: Duration = Duration::from_millis(250);
+/// A connection that is silent for so long is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Somebody lacks what others may hold unused.
+#[derive(Clone, Debug)]
+struct Recall {
+    /// UID of the pod that lacks it.
+    by: String,
+    limits: Arc<[LimitKey]>,
+}
+
+/// The service.
+pub struct ControlService {
+    context: Arc<Context>,
+    roster: Arc<Roster>,
+    credentials: Arc<Credentials>,
+    authenticator: Authenticator,
+    metrics: Arc<Metrics>,
+    recalls: broadcast::Sender<Recall>,
+    recalled: Mutex<HashMap<LimitKey, Instant>>,
+    generation: AtomicU64,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Whether a call makes sense for a pod that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Required,
+    /// Reports may arrive late.
+    WasThere,
+}
+
+impl ControlService {
+    /// `stopping` turns true when streams must end.
+    pub fn new(
+        context: Arc<Context>,
+        roster: Arc<Roster>,
+        credentials: Arc<Credentials>,
+        metrics: Arc<Metrics>,
+        stopping: watch::Receiver<bool>,
+    ) -> ControlService {
+        let authenticator = Authenticator::new(context.client.clone());
+        ControlService {
+            context,
+            roster,
+            credentials,
+            authenticator,
+            metrics,
+            recalls: broadcast::Sender::new(256),
+            recalled: Mutex::default(),
+            generation: AtomicU64::new(0),
+            stopping,
+        }
+    }
+
+    /// Serves until `stopping` turns true and calls under way have ended.
+    pub async fn serve(self, listener: TlsListener) -> Result<(), tonic::transport::Error> {
+        let mut stopping = self.stopping.clone();
+        let stopped = async move {
+            // An error means that whoever stops the operator is gone already.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_service(ControlServer::new(Arc::new(self)))
+            .serve_with_incoming_shutdown(listener.into_stream(), stopped)
+            .await
+    }
+
+    /// Grows with every policy, over restarts too: milliseconds since 1970, or one more than the last.
+    fn next_generation(&self) -> u64 {
+        let now = u64::try_from(now_ms()).unwrap_or(0);
+        let next = |last: u64| Some(now.max(last + 1));
+        let last = self.generation.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_else(|last| last);
+        now.max(last + 1)
+    }
+
+    /// The pod that calls, as its token proves it.
+    async fn caller(&self, metadata: &MetadataMap, presence: Presence) -> Result<Arc<Member>, Status> {
+        let member = self.identified(metadata, presence).await;
+        if let Err(status) = &member {
+            self.metrics.rejected.with_label_values(&[&format!("{:?}", status.code())]).inc();
+            tracing::debug!(reason = status.message(), "a call on the control channel was turned away");
+        }
+        member
+    }
+
+    async fn identified(&self, metadata: &MetadataMap, presence: Presence) -> Result<Arc<Member>, Status> {
+        let token = metadata.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let token = token.ok_or(AuthError::NoToken).map_err(unauthenticated)?;
+        let caller = self.authenticator.caller(token).await.map_err(unauthenticated)?;
+        let known = match presence {
+            Presence::WasThere => self.roster.member_or_late(&caller.uid),
+            Presence::Required => None,
+        };
+        let member = match known {
+            Some(member) => Some(member),
+            None => self.roster.member_within(&caller.uid, WATCH_LAG).await,
+        };
+        admitted(&caller, member, presence)
+    }
+
+    /// What follows from a lease decision besides the answer: metrics, the memory of refusals, and recalls.
+    fn follow_up(&self, member: &Member, limits: &[LimitKey], min: Amount, want: Amount, decision: &Decision) {
+        let (name, scarce): (_, Vec<LimitKey>) = match decision {
+            Decision::Granted { granted, .. } if granted.covers(&want) => ("granted", vec![]),
+            Decision::Granted { .. } => ("granted", limits.to_vec()),
+            Decision::Refused { shortfalls } => ("refused", shortfalls.iter().map(|s| s.key.clone()).collect()),
+            Decision::Expired => ("expired", vec![]),
+        };
+        self.metrics.leases.with_label_values(&[name]).inc();
+        if let Decision::Refused { shortfalls } = decision {
+            for shortfall in shortfalls {
+                self.context.refusals.note(&shortfall.key, min.in_unit(shortfall.unit), now_ms());
+                let limit = shortfall.key.0.split('=').next().unwrap_or_default();
+                self.metrics.refusals.with_label_values(&[limit]).inc();
+            }
+        }
+        self.recall(member, scarce);
+    }
+
+    /// Asks everybody else for what they hold of `limits` and do not need.
+    fn recall(&self, by: &Member, mut limits: Vec<LimitKey>) {
+        let now = Instant::now();
+        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
+        recalled.retain(|_, at| now - *at < RECALL_PAUSE);
+        limits.retain(|key| recalled.insert(key.clone(), now).is_none());
+        drop(recalled);
+        if !limits.is_empty() {
+            // An error means that no sidecar is connected.
+            let _ = self.recalls.send(Recall { by: by.pod.origin.pod_uid.clone(), limits: limits.into() });
+        }
+    }
+
+    fn count_calls(&self, member: &Member, entries: &[Reported]) {
+        let origin = &member.pod.origin;
+        for entry in entries {
+            let Reported::Settled { record, .. } = entry else { continue };
+            let labels = [origin.namespace.as_str(), &origin.workload, &record.model];
+            let micro_usd = u64::try_from(record.cost.0 / 1_000_000).unwrap_or(0);
+            self.metrics.cost.with_label_values(&labels).inc_by(micro_usd);
+            self.metrics.calls.with_label_values(&[labels[0], labels[1], labels[2], record.outcome.name()]).inc();
+        }
+    }
+}
+
+/// `member` if it is the pod that `caller` proved to be.
+fn admitted(caller: &Caller, member: Option<Arc<Member>>, presence: Presence) -> Result<Arc<Member>, Status> {
+    let Caller { namespace, pod, uid } = caller;
+    let Some(member) = member else {
+        return Err(Status::permission_denied(format!(
+            "pod {namespace}/{pod} (UID {uid}) is not known to have a sidecar: it lacks the label spendkeeper.dev/injected=true, which the \
+             admission webhook sets, or it is gone"
+        )));
+    };
+    let origin = &member.pod.origin;
+    if (&origin.namespace, &origin.pod) != (namespace, pod) {
+        return Err(Status::permission_denied(format!(
+            "the token is of pod {namespace}/{pod}, but UID {uid} belongs to {}/{}",
+            origin.namespace, origin.pod
+        )));
+    }
+    if presence == Presence::Required && member.pod.ended {
+        return Err(Status::permission_denied(format!("pod {namespace}/{pod} has ended; it can report, but spend no more")));
+    }
+    Ok(member)
+}
+
+fn unauthenticated(error: AuthError) -> Status {
+    match error {
+        AuthError::Unavailable(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    }
+}
+
+fn ledger_status(error: LedgerError) -> Status {
+    match error {
+        LedgerError::ForeignLease(_) => Status::permission_denied(error.to_string()),
+        LedgerError::Stopped => Status::unavailable(error.to_string()),
+        _ => {
+            tracing::error!(%error, "the ledger failed");
+            Status::internal(error.to_string())
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Arc<ControlService> {
+    type WatchStream = stream::Pushes;
+
+    async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<stream::Pushes>, Status> {
+        let member = self.caller(request.metadata(), Presence::Required).await?;
+        let version: String = request.get_ref().sidecar_version.chars().take(32).collect();
+        tracing::info!(pod = %member.pod.origin.pod, namespace = %member.pod.origin.namespace, %version, "a sidecar connected");
+        Ok(Response::new(stream::start(self, &member)))
+    }
+
+    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireResponse>, Status> {
+        let timer = self.metrics.lease_seconds.with_label_values::<&str>(&[]).start_timer();
+        let member = self.caller(request.metadata(), Presence::Required).await?;
+        let malformed = |error: crate::channel::convert::Malformed| Status::invalid_argument(error.to_string());
+        let ask = LeaseAsk::try_from(request.into_inner()).map_err(malformed)?;
+        let (limits, min, want) = (ask.limits.clone(), ask.min, ask.want);
+        let now = now_ms();
+        let holder = HolderId(member.pod.origin.pod_uid.clone());
+        let acquire = ask.into_acquire(holder, |key| member.budgets.terms(key, now), now);
+        let acquire = acquire.map_err(|unknown| Status::permission_denied(unknown.to_string()))?;
+        let decision = self.context.ledger.acquire(acquire).await.map_err(|error| {
+            self.metrics.leases.with_label_values(&["failed"]).inc();
+            ledger_status(error)
+        })?;
+        self.follow_up(&member, &limits, min, want, &decision);
+        timer.observe_duration();
+        Ok(Response::new(decision_to_wire(decision, now)))
+    }
+
+    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportResponse>, Status> {
+        let member = self.caller(request.metadata(), Presence::WasThere).await?;
+        let reported = report_from_wire(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.count_calls(&member, &reported);
+        let now = now_ms();
+        let origin = &member.pod.origin;
+        let terms = |key: &LimitKey| member.budgets.terms(key, now);
+        let entries = reported.into_iter().map(|entry| entry.into_entry(origin, terms, now)).collect();
+        self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await.map_err(ledger_status)?;
+        Ok(Response::new(proto::ReportResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests;
