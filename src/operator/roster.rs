@@ -120,7 +120,7 @@ impl Roster {
         }
     }
 
-    fn publish(&self, rules: Arc<Rules>, pods: Vec<PodFacts>) {
+    pub(super) fn publish(&self, rules: Arc<Rules>, pods: Vec<PodFacts>) {
         let known = self.view.borrow().pods.clone();
         let keep = |pod: PodFacts| match known.get(&pod.origin.pod_uid) {
             Some(same) if **same == pod => (pod.origin.pod_uid.clone(), same.clone()),

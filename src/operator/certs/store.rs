@@ -198,7 +198,8 @@ impl CertificateKeeper {
         self.serving = Some((ca.certificate_pem.clone(), validity));
         self.metrics.certificate.with_label_values(&["serving"]).set(validity.not_after);
         self.metrics.certificate.with_label_values(&["ca"]).set(validity_of(&ca.certificate_pem)?.not_after);
-        tracing::info!(until = %validity.not_after, "a new serving certificate is in use");
+        let until = k8s_openapi::jiff::Timestamp::from_second(validity.not_after).map(|t| t.to_string()).unwrap_or_default();
+        tracing::info!(%until, "a new serving certificate is in use");
         Ok(())
     }
 
