@@ -85,6 +85,10 @@ fn lease(text: String) -> Result<LeaseId, Malformed> {
     bounded("lease", text, MAX_ID_BYTES).map(LeaseId)
 }
 
+fn optional_lease(text: String) -> Result<Option<LeaseId>, Malformed> {
+    if text.is_empty() { Ok(None) } else { lease(text).map(Some) }
+}
+
 fn limit_keys(field: &'static str, keys: Vec<String>) -> Result<Vec<LimitKey>, Malformed> {
     if keys.len() > MAX_LIMITS {
         return Err(Malformed::TooLarge { field, found: keys.len(), limit: MAX_LIMITS });
@@ -193,11 +197,15 @@ impl From<Reported> for proto::Entry {
     fn from(reported: Reported) -> proto::Entry {
         use proto::entry::Entry as Wire;
         let entry = match reported {
-            Reported::Opened { call, lease, reserved } => {
-                Wire::Opened(proto::Opened { call: call.0, lease: lease.0, reserved: Some(reserved.into()) })
-            }
+            Reported::Opened { call, lease, reserved, draft, unleased } => Wire::Opened(proto::Opened {
+                call: call.0,
+                lease: lease.map_or_else(String::new, |lease| lease.0),
+                reserved: Some(reserved.into()),
+                record_json: draft.map_or_else(Vec::new, |draft| record_to_json(&draft)),
+                unleased: texts(unleased),
+            }),
             Reported::Settled { record, lease, unleased } => Wire::Settled(proto::Settled {
-                record_json: serde_json::to_vec(&record).expect("a call record has string keys only, so it is JSON"),
+                record_json: record_to_json(&record),
                 lease: lease.map_or_else(String::new, |lease| lease.0),
                 unleased: texts(unleased),
             }),
@@ -232,12 +240,14 @@ fn reported(wire: proto::entry::Entry) -> Result<Reported, Malformed> {
     Ok(match wire {
         Wire::Opened(o) => Reported::Opened {
             call: CallId(bounded("opened.call", o.call, MAX_ID_BYTES)?),
-            lease: lease(o.lease)?,
+            lease: optional_lease(o.lease)?,
             reserved: amount("opened.reserved", o.reserved)?,
+            draft: if o.record_json.is_empty() { None } else { Some(Box::new(record("opened.record_json", &o.record_json)?)) },
+            unleased: limit_keys("opened.unleased", o.unleased)?,
         },
         Wire::Settled(s) => Reported::Settled {
-            record: Box::new(record(&s.record_json)?),
-            lease: if s.lease.is_empty() { None } else { Some(lease(s.lease)?) },
+            record: Box::new(record("settled.record_json", &s.record_json)?),
+            lease: optional_lease(s.lease)?,
             unleased: limit_keys("settled.unleased", s.unleased)?,
         },
         Wire::GivenBack(g) => Reported::GivenBack { lease: lease(g.lease)?, seq: g.seq, amount: amount("given_back.amount", g.amount)? },
@@ -252,12 +262,15 @@ fn reported(wire: proto::entry::Entry) -> Result<Reported, Malformed> {
     })
 }
 
-fn record(json: &[u8]) -> Result<CallRecord, Malformed> {
-    const FIELD: &str = "settled.record_json";
+fn record_to_json(record: &CallRecord) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a call record has string keys only, so it is JSON")
+}
+
+fn record(field: &'static str, json: &[u8]) -> Result<CallRecord, Malformed> {
     if json.len() > MAX_RECORD_BYTES {
-        return Err(Malformed::TooLarge { field: FIELD, found: json.len(), limit: MAX_RECORD_BYTES });
+        return Err(Malformed::TooLarge { field, found: json.len(), limit: MAX_RECORD_BYTES });
     }
-    let mut record: CallRecord = serde_json::from_slice(json).map_err(|e| Malformed::Json { field: FIELD, reason: e.to_string() })?;
+    let mut record: CallRecord = serde_json::from_slice(json).map_err(|e| Malformed::Json { field, reason: e.to_string() })?;
     record.id = CallId(bounded("record.id", record.id.0, MAX_ID_BYTES)?);
     if record.cost.is_negative() || record.cost > PicoUsd::MAX {
         return Err(Malformed::OutOfRange { field: "record.cost", limit: PicoUsd::MAX.0 });

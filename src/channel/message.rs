@@ -50,8 +50,18 @@ pub struct UnknownLimit(pub LimitKey);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum Reported {
-    /// A call is about to go upstream and may cost up to `reserved`, out of `lease`.
-    Opened { call: CallId, lease: LeaseId, reserved: Amount },
+    /// A call is about to go upstream and may cost up to `reserved`, out of `lease`. `draft` is what is known of it by then:
+    /// the record that stands for it, should its end never be learnt.
+    Opened {
+        call: CallId,
+        #[serde(default)]
+        lease: Option<LeaseId>,
+        reserved: Amount,
+        #[serde(default)]
+        draft: Option<Box<CallRecord>>,
+        #[serde(default)]
+        unleased: Vec<LimitKey>,
+    },
     /// A call has ended; it is also charged to `unleased` limits.
     Settled { record: Box<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitKey> },
     /// Part of a lease is not needed.
@@ -65,7 +75,10 @@ impl Reported {
     /// `terms` does not know any more is left out: its budget is gone, and so is its account.
     pub fn into_entry(self, origin: &Origin, terms: impl Fn(&LimitKey) -> Option<LimitTerms>, now_ms: i64) -> Entry {
         match self {
-            Reported::Opened { call, lease, reserved } => Entry::Opened { call, lease, reserved },
+            Reported::Opened { call, lease, reserved, draft, unleased } => {
+                let draft = draft.map(|draft| Box::new(CallRecord { origin: origin.clone(), ..*draft }));
+                Entry::Opened { call, lease, reserved, draft, unleased: unleased.iter().filter_map(terms).collect() }
+            }
             Reported::Settled { mut record, lease, unleased } => {
                 record.origin = origin.clone();
                 Entry::Settled { record, lease, unleased: unleased.iter().filter_map(terms).collect() }

@@ -64,8 +64,9 @@ pub enum Decision {
 /// What a holder reports; applied in order, each at most once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
-    /// A call is about to go upstream and may cost up to `reserved`, out of `lease`.
-    Opened { call: CallId, lease: LeaseId, reserved: Amount },
+    /// A call is about to go upstream and may cost up to `reserved`, out of `lease`. Should its end never be learnt, it is
+    /// charged so much to the lease's limits and to `unleased` ones, and `draft` is its record.
+    Opened { call: CallId, lease: Option<LeaseId>, reserved: Amount, draft: Option<Box<CallRecord>>, unleased: Vec<LimitTerms> },
     /// A call has ended. Its cost leaves `lease` for the settled side of every limit of the lease, and is charged to
     /// `unleased` limits too (those that only warn, or that were unreachable and fail open). A refused or failed call
     /// has no cost and only closes its reservation.

@@ -76,7 +76,14 @@ proptest! {
 #[test]
 fn every_entry_survives_the_wire_in_order() {
     let entries = vec![
-        Reported::Opened { call: CallId("c-1".into()), lease: LeaseId("l".into()), reserved: a_record().reserved },
+        Reported::Opened {
+            call: CallId("c-1".into()),
+            lease: Some(LeaseId("l".into())),
+            reserved: a_record().reserved,
+            draft: Some(Box::new(a_record())),
+            unleased: vec![LimitKey("a/w/l".into())],
+        },
+        Reported::Opened { call: CallId("c-2".into()), lease: None, reserved: Amount::ZERO, draft: None, unleased: vec![] },
         Reported::Settled { record: Box::new(a_record()), lease: None, unleased: vec![LimitKey("a/w/l".into())] },
         Reported::GivenBack { lease: LeaseId("l".into()), seq: 7, amount: Amount::ZERO },
         Reported::Outcome {

@@ -106,8 +106,21 @@ impl Model {
                 let call = format!("call-{}", self.calls);
                 let settled =
                     Entry::Settled { record: record(&call, cost, CallOutcome::Completed), lease: Some(id(lease)), unleased: vec![] };
-                self.report(ledger, lease, vec![Entry::Opened { call: CallId(call), lease: id(lease), reserved: usd(reserved) }, settled])
-                    .await;
+                self.report(
+                    ledger,
+                    lease,
+                    vec![
+                        Entry::Opened {
+                            call: CallId(call),
+                            lease: Some(id(lease)),
+                            reserved: usd(reserved),
+                            draft: None,
+                            unleased: vec![],
+                        },
+                        settled,
+                    ],
+                )
+                .await;
                 if let Some(state) = self.leases.get_mut(&lease) {
                     state.held -= cost;
                     self.settled += cost;
@@ -117,7 +130,12 @@ impl Model {
                 let reserved = self.share(lease, share);
                 self.calls += 1;
                 let call = CallId(format!("call-{}", self.calls));
-                self.report(ledger, lease, vec![Entry::Opened { call, lease: id(lease), reserved: usd(reserved) }]).await;
+                self.report(
+                    ledger,
+                    lease,
+                    vec![Entry::Opened { call, lease: Some(id(lease)), reserved: usd(reserved), draft: None, unleased: vec![] }],
+                )
+                .await;
                 if let Some(state) = self.leases.get_mut(&lease) {
                     state.open += reserved;
                 }

@@ -48,7 +48,7 @@ fn open(directory: &Path) -> SqliteLedger {
 }
 
 fn opened(call: &str, lease: &str, reserved: i128) -> Entry {
-    Entry::Opened { call: CallId(call.into()), lease: LeaseId(lease.into()), reserved: usd(reserved) }
+    Entry::Opened { call: CallId(call.into()), lease: Some(LeaseId(lease.into())), reserved: usd(reserved), draft: None, unleased: vec![] }
 }
 
 fn settled(call: &str, lease: &str, cost: i128) -> Entry {

@@ -17,7 +17,8 @@ pub fn report(connection: &Connection, holder: &HolderId, entries: &[Entry], now
     let now_ms = row::ledger_time(connection, now_ms)?;
     for entry in entries {
         match entry {
-            Entry::Opened { call, lease, reserved } => open(connection, holder, call, lease, *reserved)?,
+            Entry::Opened { call, lease: Some(lease), reserved, .. } => open(connection, holder, call, lease, *reserved)?,
+            Entry::Opened { lease: None, .. } => {}
             Entry::Settled { record, lease, unleased } => settle(connection, holder, record, lease.as_ref(), unleased, now_ms)?,
             Entry::GivenBack { lease, seq, amount } => give_back(connection, holder, lease, *seq, *amount, now_ms)?,
             Entry::Outcome { id, outcome, count, origin, dimensions, at_ms: _ } => {
