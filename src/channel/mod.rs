@@ -1,8 +1,9 @@
 //! What operator and sidecar say to each other: the protobuf messages and their translation to the domain's types.
 //!
-//! [`message`] has the types that both ends use, [`convert`] their translation to and from the wire, and [`secret`] the
-//! wrapper that keeps a credential out of logs.
+//! [`message`] has the types that both ends use, [`convert`] their translation to and from the wire, [`secret`] the
+//! wrapper that keeps a credential out of logs, and [`client`] the sidecar's end of the connection.
 
+pub mod client;
 pub mod convert;
 pub mod message;
 pub mod secret;

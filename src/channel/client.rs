@@ -1,0 +1,148 @@
+//! The sidecar's end of the control channel.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::convert::{self, Malformed};
+use super::message::{LeaseAsk, Pushed, Reported};
+use super::proto::control_client::ControlClient;
+use super::proto::{AcquireRequest, ReportRequest, WatchRequest};
+use crate::ledger::Decision;
+
+/// A call waits for a lease, so an operator that does not answer counts as away soon.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that does not answer a ping is dead; without pings a vanished operator would go unnoticed.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest policy that is accepted.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// How to reach the operator.
+#[derive(Clone, Debug)]
+pub struct OperatorAddress {
+    /// `https://spendkeeper-operator.spendkeeper-system.svc:9443`
+    pub url: String,
+    /// The certificate authority that the operator's certificate must be from, PEM. Unused with an `http:` URL.
+    pub ca_pem: String,
+    /// The file with the bound service-account token. It is read for each request, because the kubelet replaces it.
+    pub token_file: PathBuf,
+}
+
+/// Why the operator did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("the operator's address {url:?} is unusable: {reason}; check SPENDKEEPER_OPERATOR and SPENDKEEPER_CA")]
+    Address { url: String, reason: String },
+    #[error("the service-account token {} cannot be read: {reason}", .path.display())]
+    Token { path: PathBuf, reason: String },
+    /// May work later, unchanged.
+    #[error("the operator is unavailable: {0}")]
+    Unavailable(String),
+    /// Will never work unchanged.
+    #[error("the operator refused the request: {0}")]
+    Rejected(String),
+    #[error("the operator's answer cannot be understood: {0}")]
+    Malformed(#[from] Malformed),
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> ClientError {
+        let text = format!("{}: {}", status.code(), status.message());
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented => {
+                ClientError::Rejected(text)
+            }
+            _ => ClientError::Unavailable(text),
+        }
+    }
+}
+
+/// A connection to the operator; it is made when it is first needed, and made again when it breaks.
+#[derive(Clone, Debug)]
+pub struct OperatorClient {
+    control: ControlClient<Channel>,
+    token_file: PathBuf,
+}
+
+impl OperatorClient {
+    /// # Errors
+    /// When the address or the certificate authority cannot be used. Nothing is sent yet.
+    pub fn new(address: OperatorAddress) -> Result<OperatorClient, ClientError> {
+        let unusable = |e: tonic::transport::Error| {
+            let reason = std::error::Error::source(&e).map_or_else(|| e.to_string(), |source| format!("{e}: {source}"));
+            ClientError::Address { url: address.url.clone(), reason }
+        };
+        let mut endpoint = Endpoint::from_shared(address.url.clone())
+            .map_err(unusable)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true);
+        if address.url.starts_with("https:") {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&address.ca_pem));
+            endpoint = endpoint.tls_config(tls).map_err(unusable)?;
+        }
+        let control = ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(OperatorClient { control, token_file: address.token_file })
+    }
+
+    /// Policy, credentials and recalls, from now until the connection breaks.
+    ///
+    /// # Errors
+    /// When the operator cannot be reached or does not accept the token.
+    pub async fn watch(&self) -> Result<impl Stream<Item = Result<Pushed, ClientError>> + use<>, ClientError> {
+        let request = self.request(WatchRequest { sidecar_version: env!("CARGO_PKG_VERSION").to_owned() })?;
+        let pushes = self.control.clone().watch(request).await?.into_inner();
+        Ok(pushes.map(|push| Ok(Pushed::try_from(push?)?)))
+    }
+
+    /// Asks for a lease. `now_ms` is the clock on which a refusal's times are given.
+    ///
+    /// # Errors
+    /// When there is no answer. The lease may have been granted nevertheless: ask again with the same sequence number.
+    pub async fn acquire(&self, ask: LeaseAsk, now_ms: impl Fn() -> i64) -> Result<Decision, ClientError> {
+        let request = self.request(AcquireRequest::from(ask))?;
+        let answer = within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await?;
+        Ok(convert::decision_from_wire(answer.into_inner(), now_ms())?)
+    }
+
+    /// Reports entries in order, all of them or none.
+    ///
+    /// # Errors
+    /// When there is no answer. The entries may have been taken nevertheless: report them again.
+    pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
+        let entries = entries.into_iter().map(Into::into).collect();
+        let request = self.request(ReportRequest { entries })?;
+        within(REPORT_TIMEOUT, self.control.clone().report(request)).await?;
+        Ok(())
+    }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", bearer(&self.token_file)?);
+        Ok(request)
+    }
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, ClientError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(ClientError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+fn bearer(path: &Path) -> Result<tonic::metadata::AsciiMetadataValue, ClientError> {
+    let unusable = |reason: String| ClientError::Token { path: path.to_owned(), reason };
+    let token = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?);
+    let header = zeroize::Zeroizing::new(format!("Bearer {}", token.trim()));
+    // The reason says nothing of the text, which is a secret.
+    let mut value: tonic::metadata::AsciiMetadataValue = header.parse().map_err(|_| unusable("it is not a token".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,272 @@
+//! Letting a request in: what it is by its path, whose it is by its headers, and what it asks for by its body.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::refusal::Refusal;
+use crate::core::dimensions::{Dimension, DimensionPolicy, Dimensions};
+use crate::core::policy::Protocol;
+use crate::llm::{self, ErrorKind};
+
+/// Where outcomes are reported.
+pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
+/// Prefix of the headers with dimensions.
+const SPEND_PREFIX: &str = "x-spend-";
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    Model(Protocol),
+    /// The models that may be asked for.
+    Models,
+    /// A shared service, and the path there.
+    Shared {
+        name: &'a str,
+        path: &'a str,
+    },
+    Outcomes,
+    Unknown,
+}
+
+/// Tells a request by its method and path. SDKs are pointed here with and without `/v1`, so both work.
+pub fn target<'a>(method: &Method, path: &'a str) -> Target<'a> {
+    if let Some(rest) = path.strip_prefix("/shared/") {
+        let (name, _) = rest.split_once('/').unwrap_or((rest, ""));
+        return Target::Shared { name, path: &rest[name.len()..] };
+    }
+    match (method, path, path.strip_prefix("/v1").unwrap_or(path)) {
+        (&Method::POST, _, "/chat/completions") => Target::Model(Protocol::OpenAIChat),
+        (&Method::POST, _, "/messages") => Target::Model(Protocol::AnthropicMessages),
+        (&Method::GET, _, "/models") => Target::Models,
+        (&Method::POST, OUTCOMES_PATH, _) => Target::Outcomes,
+        _ => Target::Unknown,
+    }
+}
+
+/// A call to a model, understood.
+pub struct Admitted {
+    pub protocol: Protocol,
+    pub request: llm::Request,
+    pub dimensions: Dimensions,
+    /// What goes on to the provider.
+    pub headers: HeaderMap,
+    pub query: Option<String>,
+    pub started: Instant,
+    /// Unix milliseconds.
+    pub started_at_ms: i64,
+}
+
+/// Reads a request for a model.
+///
+/// # Errors
+/// When its body is too large or cannot be understood.
+pub async fn admit<B>(
+    protocol: Protocol,
+    request: Request<B>,
+    policy: &DimensionPolicy,
+    body_limit: usize,
+    started_at_ms: i64,
+) -> Result<Admitted, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let started = Instant::now();
+    let (mut parts, body) = request.into_parts();
+    let body = read(body, body_limit).await?;
+    let request = llm::parse(protocol, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
+    let dimensions = dimensions(policy, &parts.headers);
+    clean(&mut parts.headers);
+    let query = parts.uri.query().map(str::to_owned);
+    Ok(Admitted { protocol, request, dimensions, headers: parts.headers, query, started, started_at_ms })
+}
+
+/// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.
+///
+/// # Errors
+/// When it is too large, or the caller stopped sending.
+pub async fn read<B>(body: B, limit: usize) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let too_large = || {
+        let message = format!("the request's body is larger than {limit} bytes; shorten it, or raise the sidecar's --body-limit-mib");
+        Refusal::new(ErrorKind::TooLarge, message)
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(Refusal::new(ErrorKind::InvalidRequest, format!("the request's body broke off: {error}"))),
+    }
+}
+
+/// The dimensions of a call: the pod's own, and what its headers may add.
+pub fn dimensions(policy: &DimensionPolicy, headers: &HeaderMap) -> Dimensions {
+    let mut claims = baggage(headers);
+    for dimension in Dimension::ALL {
+        let value = headers.get(format!("{SPEND_PREFIX}{}", dimension.name()));
+        if let Some(value) = value.and_then(|v| v.to_str().ok()) {
+            claims.insert(dimension, value.to_owned());
+        }
+    }
+    policy.resolve(|dimension| claims.get(&dimension).map(String::as_str))
+}
+
+/// Dimensions in W3C baggage, as `spend.<dimension>` or `<dimension>`; the former wins.
+fn baggage(headers: &HeaderMap) -> BTreeMap<Dimension, String> {
+    let mut claims = BTreeMap::new();
+    let lists = headers.get_all("baggage").iter().filter_map(|v| v.to_str().ok());
+    for member in lists.flat_map(|list| list.split(',')) {
+        let pair = member.split(';').next().unwrap_or_default();
+        let Some((key, value)) = pair.split_once('=') else { continue };
+        let (key, value) = (key.trim(), percent_decoded(value.trim()));
+        if let Some(dimension) = key.strip_prefix("spend.").and_then(Dimension::from_name) {
+            claims.insert(dimension, value);
+        } else if let Some(dimension) = Dimension::from_name(key) {
+            claims.entry(dimension).or_insert(value);
+        }
+    }
+    claims
+}
+
+/// `%20` and the like as bytes; what is not UTF-8 then will be an unrecognised value.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let hex = |at: usize| tail.get(at).and_then(|b| (*b as char).to_digit(16));
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Headers between two neighbours (RFC 9110, section 7.6.1), which no proxy passes on.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Removes hop-by-hop headers, those that `Connection` names included.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Leaves what a provider may see. `baggage` is for the app's own services; an answer must come uncompressed, to be metered.
+fn clean(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT, header::PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+    headers.remove("baggage");
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(SPEND_PREFIX)).cloned().collect();
+    ours.iter().for_each(|name| {
+        headers.remove(name);
+    });
+    headers.insert(header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http_body_util::Full;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn requests_are_told_by_method_and_path_with_and_without_v1() {
+        let openai = Target::Model(Protocol::OpenAIChat);
+        for (method, path, expected) in [
+            (Method::POST, "/v1/chat/completions", openai.clone()),
+            (Method::POST, "/chat/completions", openai),
+            (Method::POST, "/v1/messages", Target::Model(Protocol::AnthropicMessages)),
+            (Method::GET, "/v1/models", Target::Models),
+            (Method::POST, "/spend/v1/outcomes", Target::Outcomes),
+            (Method::GET, "/shared/vectors/query/x", Target::Shared { name: "vectors", path: "/query/x" }),
+            (Method::GET, "/shared/vectors", Target::Shared { name: "vectors", path: "" }),
+            (Method::GET, "/v1/chat/completions", Target::Unknown),
+            (Method::POST, "/v1/embeddings", Target::Unknown),
+        ] {
+            assert_eq!(target(&method, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn dimensions_come_from_headers_and_else_from_baggage() {
+        let claimed = headers(&[
+            ("x-spend-feature", "search"),
+            ("baggage", "userId=alice, spend.session=s%201;ttl=3,team=red , spend.team=blue,feature=chat"),
+        ]);
+        let dimensions = dimensions(&DimensionPolicy::default(), &claimed);
+        for (dimension, value) in [(Dimension::Feature, "search"), (Dimension::Session, "s 1"), (Dimension::Team, "blue")] {
+            assert_eq!(dimensions.get(dimension), Some(value));
+        }
+    }
+
+    #[test]
+    fn a_provider_sees_neither_dimensions_nor_hop_by_hop_headers() {
+        let mut sent = headers(&[
+            ("x-spend-team", "red"),
+            ("baggage", "userId=alice"),
+            ("connection", "x-mine, close"),
+            ("x-mine", "1"),
+            ("host", "127.0.0.1"),
+            ("accept-encoding", "gzip"),
+            ("authorization", "Bearer k"),
+            ("anthropic-beta", "b"),
+        ]);
+        clean(&mut sent);
+        assert_eq!(sent, headers(&[("authorization", "Bearer k"), ("anthropic-beta", "b"), ("accept-encoding", "identity")]));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_refused() {
+        assert_eq!(read(Full::new(Bytes::from_static(b"1234")), 4).await.unwrap(), "1234");
+        let refusal = read(Full::new(Bytes::from_static(b"12345")), 4).await.unwrap_err();
+        assert_eq!(refusal.kind, ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn what_is_not_percent_encoding_is_left_as_it_is() {
+        for (text, decoded) in [("a%20b", "a b"), ("100%", "100%"), ("%zz", "%zz"), ("%4", "%4"), ("%41", "A")] {
+            assert_eq!(percent_decoded(text), decoded);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The bodies that the sidecar answers with.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+
+use super::meter::MeteredBody;
+use super::shared::CountedBody;
+
+/// What can go wrong while a body streams.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body for a caller.
+pub enum ProxyBody {
+    /// All of it is here.
+    Full(Full<Bytes>),
+    /// A model's answer, metered as it streams.
+    Metered(Box<MeteredBody>),
+    /// A shared service's answer, its bytes counted as it streams.
+    Counted(Box<CountedBody>),
+}
+
+impl ProxyBody {
+    pub fn text(text: impl Into<Bytes>) -> ProxyBody {
+        ProxyBody::Full(Full::new(text.into()))
+    }
+}
+
+impl Body for ProxyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            ProxyBody::Full(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            ProxyBody::Metered(body) => Pin::new(body.as_mut()).poll_frame(context),
+            ProxyBody::Counted(body) => Pin::new(body.as_mut()).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ProxyBody::Full(body) => body.is_end_stream(),
+            // Their ends are looked at by the one who counts, so they must be polled to it.
+            ProxyBody::Metered(_) | ProxyBody::Counted(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ProxyBody::Full(body) => body.size_hint(),
+            ProxyBody::Metered(_) => SizeHint::default(),
+            ProxyBody::Counted(body) => body.size_hint(),
+        }
+    }
+}

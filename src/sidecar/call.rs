@@ -1,0 +1,207 @@
+//! A call to a model from its admission to the head of its answer.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Response;
+
+use super::admit::Admitted;
+use super::body::ProxyBody;
+use super::config::{InForce, Snapshot};
+use super::forward::{self, Attempt};
+use super::health::Health;
+use super::refusal::Refusal;
+use super::reserve::{self, Refused};
+use super::route::{self, Plan};
+use super::settle::Accounts;
+use super::upstream::Upstream;
+use crate::core::amount::Amount;
+use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
+use crate::core::money::PicoUsd;
+use crate::core::policy::Tier;
+use crate::core::route::Choice;
+use crate::core::usage::Usage;
+
+/// What every call needs.
+pub struct Sidecar {
+    pub accounts: Arc<Accounts>,
+    pub in_force: InForce,
+    pub health: Health,
+    pub upstream: Upstream,
+    pub settings: Settings,
+}
+
+/// What the command line sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Largest body of a request, in bytes.
+    pub body_limit: usize,
+    /// Output cap of a call that sets none, in tokens, unless the model's own is lower.
+    pub default_max_output: u64,
+    /// How long a provider may take to begin its answer.
+    pub answer_timeout: Duration,
+    /// How long an answer is read on after its caller hung up.
+    pub drain_timeout: Duration,
+}
+
+impl Sidecar {
+    fn healthy(&self) -> impl Fn(&str) -> bool {
+        let now_ms = self.accounts.clock.monotonic_ms();
+        move |backend| self.health.is_healthy(backend, now_ms)
+    }
+}
+
+/// Makes a call. Once it is on its way it goes on to its end, even if the returned future is dropped.
+pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted) -> Response<ProxyBody> {
+    Steadfast::new(async move {
+        let protocol = call.protocol;
+        match answer(&sidecar, &snapshot, &call).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                tracing::info!(code = refusal.kind.code(), model = call.request.model(), message = refusal.message, "a call was refused");
+                sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
+                sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
+                refusal.into_response(protocol)
+            }
+        }
+    })
+    .await
+}
+
+/// Tries the chosen models in turn: the next when one fails, a cheaper tier when the budget is too small and says `Fit`.
+async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Snapshot, call: &Admitted) -> Result<Response<ProxyBody>, Refusal> {
+    let plan = route::plan(snapshot, call, sidecar.healthy())?;
+    let mut candidates = VecDeque::from(plan.choice.candidates.clone());
+    let mut failed = None;
+    let mut first_refusal = None;
+    while let Some(candidate) = candidates.pop_front() {
+        match reserve::reserve(sidecar, snapshot, call, &plan, &candidate).await {
+            Ok(reserved) => match forward::attempt(sidecar, snapshot, call, &plan, &candidate, reserved).await {
+                Attempt::Answered(response) => return Ok(response),
+                Attempt::Failed(response) => failed = Some(response),
+            },
+            // The provider's own error says more than that no second attempt can be paid for.
+            Err(_) if failed.is_some() => break,
+            Err(Refused { refusal, fit }) => {
+                let tier = plan.route.route.backends[candidate.backend].models[candidate.model].tier;
+                candidates = fit.then(|| cheaper(sidecar, &plan, tier)).flatten().unwrap_or_default();
+                first_refusal.get_or_insert(refusal);
+            }
+        }
+    }
+    match (failed, first_refusal) {
+        (Some(response), _) => Ok(response),
+        (None, Some(refusal)) => Err(refusal),
+        (None, None) => unreachable!("a choice has a candidate, and each ends in an answer, a failure or a refusal"),
+    }
+}
+
+fn cheaper(sidecar: &Sidecar, plan: &Plan<'_>, tier: Tier) -> Option<VecDeque<crate::core::route::Candidate>> {
+    plan.below(tier, sidecar.healthy()).map(|Choice { candidates, .. }| candidates.into())
+}
+
+/// The record of a call that did not go upstream.
+fn refused(snapshot: &Snapshot, call: &Admitted, status: u16) -> CallRecord {
+    let mut record = blank(snapshot, call, CallKind::Model { protocol: call.protocol });
+    record.duration_ms = super::clock::elapsed_ms(call.started);
+    (record.outcome, record.status) = (CallOutcome::Refused, status);
+    record
+}
+
+/// What is known of a call before anything was chosen for it.
+pub fn blank(snapshot: &Snapshot, call: &Admitted, kind: CallKind) -> CallRecord {
+    CallRecord {
+        id: new_id(),
+        started_at_ms: call.started_at_ms,
+        duration_ms: 0,
+        time_to_first_byte_ms: None,
+        origin: snapshot.policy.origin.clone(),
+        dimensions: call.dimensions.clone(),
+        kind,
+        route: String::new(),
+        backend: String::new(),
+        requested_model: call.request.model().chars().take(128).collect(),
+        model: String::new(),
+        requested_tier: None,
+        tier: None,
+        classification: None,
+        usage: Usage::default(),
+        cost: PicoUsd::ZERO,
+        reserved: Amount::ZERO,
+        bytes: call.request.body().len() as u64,
+        outcome: CallOutcome::Unknown,
+        status: 0,
+        unpriced: false,
+    }
+}
+
+/// Version 7: ordered by time, which keeps the ledger's index compact.
+pub fn new_id() -> CallId {
+    CallId(uuid::Uuid::now_v7().to_string())
+}
+
+/// A future that goes on by itself when whoever waits for it goes away: a caller that hangs up before the answer's head.
+struct Steadfast<F>(Option<Pin<Box<F>>>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send;
+
+impl<F> Steadfast<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn new(future: F) -> Steadfast<F> {
+        Steadfast(Some(Box::pin(future)))
+    }
+}
+
+impl<F> Future for Steadfast<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let future = self.0.as_mut().expect("a future is not polled after it is ready");
+        let output = std::task::ready!(future.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F> Drop for Steadfast<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        if let (Some(future), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            // Its answer has no reader any more; dropping it makes the body drain itself.
+            runtime.spawn(async move { drop(future.await) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_goes_on_when_its_caller_is_gone() {
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (done, finished) = tokio::sync::oneshot::channel();
+        let mut call = Box::pin(Steadfast::new(async move {
+            let _ = gone.await;
+            let _ = done.send("settled");
+        }));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        drop(call);
+        go.send(()).unwrap();
+        assert_eq!(finished.await, Ok("settled"));
+    }
+}

@@ -1,0 +1,212 @@
+//! The policy in force: what the operator pushed, or a file said, made ready for use on every call.
+//!
+//! A [`Snapshot`] never changes; a new policy replaces it as a whole, and a call keeps the one that it began with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme, Uri};
+
+use crate::channel::message::BackendCredential;
+use crate::channel::secret::Secret;
+use crate::core::budget::{BudgetError, BudgetSet};
+use crate::core::catalogue;
+use crate::core::policy::{Detector, Policy, Protocol, ResourceKey, Route};
+use crate::core::price::Catalogue;
+use crate::core::route::wanted_detectors;
+
+/// A policy, ready for use.
+pub struct Snapshot {
+    pub policy: Policy,
+    pub budgets: BudgetSet,
+    pub catalogue: Catalogue,
+    /// By key.
+    pub routes: Vec<ReadyRoute>,
+    /// Shared services by name.
+    pub meters: BTreeMap<String, Endpoint>,
+}
+
+/// A route, ready for use.
+pub struct ReadyRoute {
+    pub route: Route,
+    /// What the classifier has to look for.
+    pub detectors: BTreeSet<Detector>,
+    /// In the order of `route.backends`.
+    pub backends: Vec<ReadyBackend>,
+}
+
+/// Where a backend is, and how its calls are authenticated.
+pub struct ReadyBackend {
+    /// `namespace/route/backend`.
+    pub id: String,
+    pub endpoint: Endpoint,
+    /// The header's value, marked sensitive; `None` passes the caller's own header on.
+    pub credential: Option<HeaderValue>,
+}
+
+/// Why a policy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    #[error("{place}: the endpoint {url:?} is not a URL: {reason}; write it like https://api.openai.com")]
+    Endpoint { place: String, url: String, reason: String },
+    #[error(
+        "ModelRoute {route}, backend {backend}: the credential holds characters that no HTTP header can carry; check the Secret for line breaks"
+    )]
+    Credential { route: String, backend: String },
+}
+
+impl Snapshot {
+    /// # Errors
+    /// When something in the policy cannot be used; then none of it is.
+    pub fn new(mut policy: Policy, credentials: &[BackendCredential]) -> Result<Snapshot, PolicyError> {
+        policy.routes.sort_by(|a, b| a.key.cmp(&b.key));
+        let budgets = BudgetSet::compile(policy.budgets.clone())?;
+        let mut catalogue = catalogue::embedded().clone();
+        catalogue.overlay(policy.prices.iter().cloned());
+        let routes = policy.routes.iter().map(|route| ReadyRoute::new(route, credentials)).collect::<Result<_, _>>()?;
+        let meter = |m: &crate::core::policy::Meter| {
+            Ok::<_, PolicyError>((m.name.clone(), Endpoint::parse(&m.endpoint, || format!("shared service {}", m.name))?))
+        };
+        let meters = policy.meters.iter().map(meter).collect::<Result<_, _>>()?;
+        Ok(Snapshot { policy, budgets, catalogue, routes, meters })
+    }
+}
+
+impl ReadyRoute {
+    fn new(route: &Route, credentials: &[BackendCredential]) -> Result<ReadyRoute, PolicyError> {
+        let ready = |backend: &crate::core::policy::Backend| {
+            let place = || format!("ModelRoute {}, backend {}", route.key, backend.name);
+            let given = credentials.iter().find(|c| c.route == route.key && c.backend == backend.name);
+            let header = given.map(|c| credential_header(backend.protocol, &c.value)).transpose();
+            Ok(ReadyBackend {
+                id: format!("{}/{}", route.key, backend.name),
+                endpoint: Endpoint::parse(&backend.endpoint, place)?,
+                credential: header.map_err(|()| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone() })?,
+            })
+        };
+        let backends = route.backends.iter().map(ready).collect::<Result<_, PolicyError>>()?;
+        Ok(ReadyRoute { route: route.clone(), detectors: wanted_detectors(route), backends })
+    }
+
+    pub fn key(&self) -> &ResourceKey {
+        &self.route.key
+    }
+}
+
+fn credential_header(protocol: Protocol, secret: &Secret) -> Result<HeaderValue, ()> {
+    let text = match protocol {
+        Protocol::OpenAIChat => Secret::new(format!("Bearer {}", secret.expose())),
+        Protocol::AnthropicMessages => secret.clone(),
+    };
+    let mut value = HeaderValue::from_str(text.expose()).map_err(|_| ())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A base URL that paths are appended to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    scheme: Scheme,
+    authority: Authority,
+    /// Without a slash at its end.
+    prefix: String,
+}
+
+impl Endpoint {
+    /// Parses a base URL. A `/v1` at its end is dropped, since it is part of every protocol's own path.
+    fn parse(url: &str, place: impl Fn() -> String) -> Result<Endpoint, PolicyError> {
+        let unusable = |reason: String| PolicyError::Endpoint { place: place(), url: url.to_owned(), reason };
+        let uri: Uri = url.parse().map_err(|e: InvalidUri| unusable(e.to_string()))?;
+        let parts = uri.into_parts();
+        let path = parts.path_and_query.as_ref().map_or("", PathAndQuery::path).trim_end_matches('/');
+        Ok(Endpoint {
+            scheme: parts.scheme.ok_or_else(|| unusable("it has no scheme".to_owned()))?,
+            authority: parts.authority.ok_or_else(|| unusable("it has no host".to_owned()))?,
+            prefix: path.strip_suffix("/v1").unwrap_or(path).to_owned(),
+        })
+    }
+
+    /// The endpoint with a path (which starts with a slash) and a query after it.
+    pub fn join(&self, path: &str, query: Option<&str>) -> Result<Uri, http::Error> {
+        let path_and_query = match query {
+            Some(query) => format!("{}{path}?{query}", self.prefix),
+            None => format!("{}{path}", self.prefix),
+        };
+        Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(path_and_query).build()
+    }
+}
+
+/// The policy in force, `None` until there is one.
+pub type InForce = Arc<ArcSwapOption<Snapshot>>;
+
+/// Puts a policy in force unless a newer one is. True when it is in force now.
+///
+/// # Errors
+/// When it cannot be used; the one before stays in force.
+pub fn put_in_force(in_force: &InForce, policy: Policy, credentials: &[BackendCredential]) -> Result<bool, PolicyError> {
+    if in_force.load().as_ref().is_some_and(|held| held.policy.generation > policy.generation) {
+        return Ok(false);
+    }
+    in_force.store(Some(Arc::new(Snapshot::new(policy, credentials)?)));
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::policy::{Backend, RouteMode};
+
+    fn endpoint(url: &str) -> Result<Endpoint, PolicyError> {
+        Endpoint::parse(url, || "here".to_owned())
+    }
+
+    fn policy(generation: u64, url: &str) -> Policy {
+        let backend =
+            Backend { name: "b".into(), protocol: Protocol::OpenAIChat, endpoint: url.into(), has_credential: true, models: Vec::new() };
+        let route = Route {
+            key: ResourceKey::new("a", "r"),
+            backends: vec![backend],
+            mode: RouteMode::Observe,
+            complexity: Default::default(),
+            rules: Vec::new(),
+            sensitivity: Vec::new(),
+            aliases: BTreeMap::new(),
+            fallback_attempts: 0,
+        };
+        Policy { generation, routes: vec![route], ..Policy::default() }
+    }
+
+    #[test]
+    fn paths_go_after_the_endpoints_own() {
+        for (base, joined) in [
+            ("https://api.openai.com", "https://api.openai.com/v1/messages?x=1"),
+            ("https://api.openai.com/v1/", "https://api.openai.com/v1/messages?x=1"),
+            ("http://h:8080/tenant", "http://h:8080/tenant/v1/messages?x=1"),
+        ] {
+            assert_eq!(endpoint(base).unwrap().join("/v1/messages", Some("x=1")).unwrap().to_string(), joined);
+        }
+        assert!(endpoint("api.openai.com/v1").unwrap_err().to_string().contains("like https://"));
+    }
+
+    #[test]
+    fn an_older_policy_or_a_broken_one_does_not_replace_the_one_in_force() {
+        let in_force = InForce::default();
+        assert!(put_in_force(&in_force, policy(2, "http://two"), &[]).unwrap());
+        assert!(!put_in_force(&in_force, policy(1, "http://one"), &[]).unwrap());
+        assert!(put_in_force(&in_force, policy(3, "three"), &[]).is_err());
+        assert_eq!(in_force.load().as_ref().map(|s| s.policy.generation), Some(2));
+    }
+
+    #[test]
+    fn a_credential_is_a_header_that_is_never_printed() {
+        let key = BackendCredential { route: ResourceKey::new("a", "r"), backend: "b".into(), value: Secret::new("sk-1".into()) };
+        let snapshot = Snapshot::new(policy(1, "http://h"), &[key]).unwrap();
+        let header = snapshot.routes[0].backends[0].credential.clone().unwrap();
+        assert_eq!(header, "Bearer sk-1");
+        assert!(!format!("{header:?}").contains("sk-1"));
+    }
+}

@@ -1,0 +1,237 @@
+//! What must survive the sidecar's death: open calls, leases, and what was not yet reported.
+//!
+//! The journal is an append-only log of JSON lines, and also the queue of the [`reporter`](super::reporter): what happened is
+//! written here once, and read back from here when it is sent, so that an operator that is away for hours costs disk, not
+//! memory. A position is a number of bytes since the journal began; the log is cut into segments named by the position
+//! at which they start, and a segment goes when all of it is acknowledged. Each segment begins with the [`State`] at that
+//! moment, so that those before it are not needed to recover.
+//!
+//! A line is handed to the kernel by one `write` in the caller's own task, which takes some microseconds and is done when it
+//! returns; a writer thread would cost two wake-ups instead. There is no `fsync`: the journal survives the process. When the
+//! whole machine dies, the pod's end becomes known to the operator, which then charges what was open as reserved.
+
+mod line;
+mod segments;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use tokio::sync::{Notify, watch};
+
+pub use line::{Held, Line, OpenedCall, State};
+use segments::Segments;
+
+use crate::channel::message::{LeaseAsk, Reported};
+use crate::core::amount::Amount;
+use crate::core::call::CallRecord;
+use crate::core::lease::{GiveBack, LeaseId};
+use crate::core::limit::LimitKey;
+
+/// A segment that has grown past this is followed by a new one.
+const SEGMENT_BYTES: u64 = 8 << 20;
+
+/// A number of bytes since the journal began.
+pub type Position = u64;
+
+/// Why the journal does not take or give a line.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal in {directory} cannot be used: {reason}; check that the directory is writable and has space")]
+    Directory { directory: String, reason: String },
+    #[error("another sidecar uses the journal in {directory}; give each its own --state-dir")]
+    InUse { directory: String },
+    #[error("the journal cannot be written: {0}")]
+    Write(std::io::Error),
+    #[error("the journal cannot be read: {0}")]
+    Read(std::io::Error),
+}
+
+/// What is to be reported, and where it ends.
+#[derive(Debug)]
+pub struct Batch {
+    pub entries: Vec<Reported>,
+    /// The position after the last line that was looked at.
+    pub end: Position,
+}
+
+/// The journal of one sidecar.
+pub struct Journal {
+    inner: Mutex<Inner>,
+    written: Notify,
+    acknowledged: watch::Sender<Position>,
+}
+
+struct Inner {
+    segments: Segments,
+    state: State,
+    /// The position after the last give-back.
+    given_back: Position,
+}
+
+impl Journal {
+    /// Opens the journal in `directory` and brings back the state in which the last process left it.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or another process uses it.
+    pub fn open(directory: &Path) -> Result<Journal, JournalError> {
+        let (mut segments, lines) = Segments::open(directory)?;
+        let mut state = State::default();
+        for line in lines {
+            state.apply(&line);
+        }
+        let from = state.acknowledged.clamp(segments.first(), segments.end());
+        segments.begin(&state).map_err(JournalError::Write)?;
+        let given_back = segments.end();
+        Ok(Journal {
+            inner: Mutex::new(Inner { segments, state, given_back }),
+            written: Notify::new(),
+            acknowledged: watch::channel(from).0,
+        })
+    }
+
+    /// A call is about to go upstream. `draft` says what is to be charged if nothing more is ever learnt of it.
+    ///
+    /// # Errors
+    /// When the line is not written; the call must not be made then.
+    pub fn opened(&self, draft: &CallRecord, lease: Option<&LeaseId>, unleased: &[LimitKey]) -> Result<(), JournalError> {
+        self.append(&[Line::Opened(OpenedCall { record: Box::new(draft.clone()), lease: lease.cloned(), unleased: unleased.to_vec() })])
+    }
+
+    /// A request for a lease is about to be sent.
+    ///
+    /// # Errors
+    /// When the line is not written.
+    pub fn asked(&self, ask: LeaseAsk) -> Result<(), JournalError> {
+        self.append(&[Line::Asked { lease: ask.lease, seq: ask.seq, limits: ask.limits, min: ask.min, want: ask.want }])
+    }
+
+    /// A request was answered; `granted` is zero when it was refused.
+    ///
+    /// # Errors
+    /// When the line is not written.
+    pub fn answered(&self, lease: LeaseId, granted: Amount) -> Result<(), JournalError> {
+        self.append(&[Line::Answered { lease, granted }])
+    }
+
+    /// Money goes back to the ledger.
+    ///
+    /// # Errors
+    /// When the lines are not written.
+    pub fn give_back(&self, backs: impl IntoIterator<Item = GiveBack>) -> Result<(), JournalError> {
+        let line = |b: GiveBack| Line::Reported(Reported::GivenBack { lease: b.lease, seq: b.seq, amount: b.amount });
+        let lines: Vec<Line> = backs.into_iter().map(line).collect();
+        self.append(&lines)
+    }
+
+    /// Writes lines that belong together: after a crash all of them are there, or none.
+    ///
+    /// # Errors
+    /// When they are not written; then none of them is.
+    pub fn append(&self, lines: &[Line]) -> Result<(), JournalError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let text = line::to_text(lines);
+        let mut inner = self.lock();
+        inner.segments.append(&text).map_err(JournalError::Write)?;
+        for line in lines {
+            inner.state.apply(line);
+            if matches!(line, Line::Reported(Reported::GivenBack { .. })) {
+                inner.given_back = inner.segments.end();
+            }
+        }
+        if inner.segments.active_bytes() > SEGMENT_BYTES {
+            let Inner { segments, state, .. } = &mut *inner;
+            segments.begin(state).map_err(JournalError::Write)?;
+        }
+        drop(inner);
+        self.written.notify_one();
+        Ok(())
+    }
+
+    /// What is to be reported from `from` on: at most `limit` entries, none when there is nothing new.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
+        // Segments are read by their own handles, so calls go on writing meanwhile.
+        let reader = self.lock().segments.reader(from).map_err(JournalError::Read)?;
+        let (lines, end) = reader.lines(limit).map_err(JournalError::Read)?;
+        Ok(Batch { entries: lines.into_iter().filter_map(Line::into_reported).collect(), end })
+    }
+
+    /// Everything up to `position` was reported.
+    pub fn acknowledge(&self, position: Position) {
+        let mut inner = self.lock();
+        let line = Line::Acknowledged(position);
+        inner.state.apply(&line);
+        // If this is lost, entries are reported again, which changes nothing.
+        if let Err(error) = inner.segments.append(&line::to_text(&[line])) {
+            tracing::warn!(%error, "the journal cannot note what was reported");
+        }
+        inner.segments.remove_before(position);
+        drop(inner);
+        self.acknowledged.send_replace(position);
+    }
+
+    /// As [`Journal::acknowledge`], without a note of it: nothing before `position` is worth reporting again.
+    pub fn reached(&self, position: Position) {
+        self.acknowledged.send_replace(position);
+    }
+
+    /// Waits until something was written since this was last called.
+    pub async fn written(&self) {
+        self.written.notified().await;
+    }
+
+    /// Up to where everything was reported.
+    pub fn acknowledged(&self) -> watch::Receiver<Position> {
+        self.acknowledged.subscribe()
+    }
+
+    /// The position after the last line.
+    pub fn end(&self) -> Position {
+        self.lock().segments.end()
+    }
+
+    /// The position after the last give-back: when it is acknowledged, the ledger has everything that this sidecar gave back.
+    pub fn given_back(&self) -> Position {
+        self.lock().given_back
+    }
+
+    /// Bytes that are written and not reported.
+    pub fn backlog(&self) -> u64 {
+        self.end().saturating_sub(*self.acknowledged.borrow())
+    }
+
+    /// The state at this moment.
+    pub fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+
+    /// Settles every call that is still open as its draft says. Returns how many there were.
+    ///
+    /// # Errors
+    /// When the lines are not written.
+    pub fn settle_open_calls(&self) -> Result<usize, JournalError> {
+        let open = self.state().open;
+        let calls = open.len();
+        for call in open.into_values() {
+            self.append(&[call.into_settled()])?;
+        }
+        Ok(calls)
+    }
+
+    /// True while the call is open.
+    pub fn is_open(&self, record: &CallRecord) -> bool {
+        self.lock().state.open.contains_key(&record.id)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A panic while the lock is held leaves whole lines behind: each is one write.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

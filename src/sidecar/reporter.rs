@@ -1,0 +1,69 @@
+//! Sends the journal to the ledger, in order, until it is taken. While one report is under way the next one grows: batches
+//! are as large as the load makes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::journal::{Journal, Position};
+use super::source::{LeaseSource, SourceError};
+
+/// Most lines of one report; the channel takes four times as many.
+const BATCH: usize = 256;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Reports for ever. Does not lose an entry: what the ledger does not answer is sent again.
+pub async fn run(journal: Arc<Journal>, source: Arc<dyn LeaseSource>) {
+    let mut position = *journal.acknowledged().borrow();
+    let mut limit = BATCH;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let batch = match journal.read(position, limit) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(%error, "nothing can be reported");
+                tokio::time::sleep(LONGEST_PAUSE).await;
+                continue;
+            }
+        };
+        if batch.end == position {
+            journal.written().await;
+            continue;
+        }
+        let sent = if batch.entries.is_empty() { Ok(()) } else { source.report(batch.entries.clone()).await };
+        match sent {
+            Ok(()) => {
+                position = batch.end;
+                acknowledge(&journal, position, !batch.entries.is_empty());
+                (limit, pause) = (BATCH, FIRST_PAUSE);
+            }
+            Err(SourceError::Rejected(_)) if limit > 1 => limit = 1,
+            Err(SourceError::Rejected(reason)) => {
+                tracing::error!(%reason, entries = ?batch.entries, "the ledger will never take this entry, so it is left out");
+                position = batch.end;
+                journal.acknowledge(position);
+            }
+            Err(SourceError::Unavailable(reason)) => {
+                tracing::warn!(%reason, backlog_bytes = journal.backlog(), "a report was not taken; it will be sent again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Notes how far the ledger is. Lines that are only for this process are not worth a note, which would be another such line.
+fn acknowledge(journal: &Journal, position: Position, reported: bool) {
+    if reported || *journal.acknowledged().borrow() + 4096 < position {
+        journal.acknowledge(position);
+    } else {
+        journal.reached(position);
+    }
+}
+
+/// Waits until everything up to `position` was reported; false when that takes longer than `limit`.
+pub async fn reported(journal: &Journal, position: Position, limit: Duration) -> bool {
+    let mut acknowledged = journal.acknowledged();
+    let reached = acknowledged.wait_for(|reached| *reached >= position);
+    matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+}

@@ -1,0 +1,120 @@
+//! Choosing who answers: the first route that knows the model is asked, by the rules of [`core::route`](crate::core::route).
+
+use std::collections::BTreeSet;
+
+use super::admit::Admitted;
+use super::config::{ReadyRoute, Snapshot};
+use super::refusal::Refusal;
+use crate::core::call::Classification;
+use crate::core::classify::classify;
+use crate::core::policy::{Capability, Protocol, Tier};
+use crate::core::route::{Ask, Choice, RouteError, choose, choose_below};
+use crate::llm::ErrorKind;
+
+/// Who answers a call, and who stands by.
+pub struct Plan<'a> {
+    pub route: &'a ReadyRoute,
+    pub classification: Classification,
+    pub choice: Choice,
+    call: &'a Admitted,
+    snapshot: &'a Snapshot,
+    /// What the call needs of a model.
+    required: &'a BTreeSet<Capability>,
+}
+
+/// Plans a call. `healthy` is asked by `namespace/route/backend`.
+///
+/// # Errors
+/// When no route offers the model, or none of its models may answer.
+pub fn plan<'a>(snapshot: &'a Snapshot, call: &'a Admitted, healthy: impl Fn(&str) -> bool) -> Result<Plan<'a>, Refusal> {
+    let (mut unknown, prompt) = (None, call.request.prompt());
+    for route in &snapshot.routes {
+        let classification = classify(&prompt, route.route.complexity, &route.detectors);
+        let required = call.request.required();
+        let choice = choose(&route.route, &ask(call, &classification, required), &snapshot.catalogue, |b| healthy(&id(route, b)));
+        match choice {
+            Ok(choice) => return Ok(Plan { route, classification, choice, call, snapshot, required }),
+            Err(error @ (RouteError::UnknownModel { .. } | RouteError::OtherProtocol { .. })) => {
+                // Of several routes that lack the model, one that has it over another protocol says more.
+                if unknown.is_none() || matches!(error, RouteError::OtherProtocol { .. }) {
+                    unknown = Some(error);
+                }
+            }
+            Err(error) => return Err(refusal(&error)),
+        }
+    }
+    Err(match unknown {
+        Some(_) if snapshot.routes.len() > 1 => nobody_offers(snapshot, call),
+        Some(error) => refusal(&error),
+        None => Refusal::new(ErrorKind::NoRoute, "no ModelRoute selects this pod, so no model can be called; create one in this namespace"),
+    })
+}
+
+impl Plan<'_> {
+    /// Who else could answer when the budget cannot pay for `tier`.
+    pub fn below(&self, tier: Tier, healthy: impl Fn(&str) -> bool) -> Option<Choice> {
+        let ask = ask(self.call, &self.classification, self.required);
+        choose_below(&self.route.route, &ask, &self.snapshot.catalogue, |b| healthy(&id(self.route, b)), tier).ok()
+    }
+}
+
+fn ask<'a>(call: &'a Admitted, classification: &'a Classification, required: &'a BTreeSet<Capability>) -> Ask<'a> {
+    Ask {
+        protocol: call.protocol,
+        requested_model: call.request.model(),
+        dimensions: &call.dimensions,
+        classification,
+        required,
+        input_bound: call.request.input_bound(),
+        output_cap: call.request.max_output(),
+    }
+}
+
+fn id(route: &ReadyRoute, backend: &str) -> String {
+    format!("{}/{backend}", route.key())
+}
+
+fn refusal(error: &RouteError) -> Refusal {
+    let kind = match error {
+        RouteError::Sensitive { .. } => ErrorKind::Sensitive,
+        RouteError::NotCapable { .. } => ErrorKind::InvalidRequest,
+        _ => ErrorKind::NoRoute,
+    };
+    Refusal::new(kind, error.to_string())
+}
+
+fn nobody_offers(snapshot: &Snapshot, call: &Admitted) -> Refusal {
+    let offered: Vec<String> = offered(snapshot, call.protocol).into_iter().map(|o| o.name).collect();
+    let message = format!(
+        "no ModelRoute of this pod offers {:?} over {}; ask for one of {}",
+        call.request.model(),
+        call.protocol.path(),
+        offered.join(", ")
+    );
+    Refusal::new(ErrorKind::NoRoute, message)
+}
+
+/// A name that callers may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offered {
+    pub name: String,
+    /// The backend, or the route of an alias.
+    pub owner: String,
+}
+
+/// Every name that may be asked for over a protocol, each once.
+pub fn offered(snapshot: &Snapshot, protocol: Protocol) -> Vec<Offered> {
+    let mut all = Vec::new();
+    for route in snapshot.routes.iter().map(|r| &r.route) {
+        let speaks: Vec<_> = route.backends.iter().filter(|b| b.protocol == protocol).collect();
+        for backend in &speaks {
+            all.extend(backend.models.iter().map(|m| Offered { name: m.name.clone(), owner: backend.name.clone() }));
+        }
+        if !speaks.is_empty() {
+            all.extend(route.aliases.keys().map(|alias| Offered { name: alias.clone(), owner: route.key.to_string() }));
+        }
+    }
+    all.sort();
+    all.dedup_by(|a, b| a.name == b.name);
+    all
+}

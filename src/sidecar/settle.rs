@@ -1,0 +1,178 @@
+//! The end of a call: its actual cost replaces its reservation, and one record of it is written.
+//!
+//! A [`Reservation`] is money that a call has drawn; an [`OpenCall`] is one that may be on its way. Both hold it exactly as long
+//! as they live: a reservation that is dropped frees it, an open call that is dropped without an end is charged as reserved.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::clock::{Clock, elapsed_ms};
+use super::journal::{Journal, JournalError, Line};
+use super::leases::Leases;
+use super::metrics::Metrics;
+use crate::channel::message::Reported;
+use crate::core::amount::Amount;
+use crate::core::call::{CallOutcome, CallRecord};
+use crate::core::lease::LeaseId;
+use crate::core::limit::LimitKey;
+use crate::core::money::PicoUsd;
+use crate::core::usage::Usage;
+
+/// Where money is drawn from and ends are written to.
+pub struct Accounts {
+    pub leases: Leases,
+    pub journal: Arc<Journal>,
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+impl Accounts {
+    /// Writes the record of a call that never went upstream, or that draws on nothing.
+    pub fn record(&self, record: CallRecord, unleased: Vec<LimitKey>) {
+        self.metrics.call_ended(&record);
+        let line = Line::Reported(Reported::Settled { record: Box::new(record), lease: None, unleased });
+        if let Err(error) = self.journal.append(&[line]) {
+            tracing::error!(%error, "the record of a call is lost");
+        }
+    }
+}
+
+/// Money that a call has drawn and that nothing has been spent of yet.
+pub struct Reservation {
+    accounts: Arc<Accounts>,
+    amount: Amount,
+    /// `None` when no limit asks for a lease.
+    lease: Option<LeaseId>,
+    /// Limits that count the call without a lease.
+    unleased: Vec<LimitKey>,
+}
+
+impl Reservation {
+    pub fn new(accounts: Arc<Accounts>, amount: Amount, lease: Option<LeaseId>, unleased: Vec<LimitKey>) -> Reservation {
+        Reservation { accounts, amount, lease, unleased }
+    }
+
+    pub fn amount(&self) -> Amount {
+        self.amount
+    }
+
+    /// The call is about to go upstream. `draft` says what is charged if nothing more is ever learnt.
+    ///
+    /// # Errors
+    /// When that cannot be noted; then the call must not be made, and the money is free again.
+    pub fn open(mut self, draft: CallRecord, started: Instant) -> Result<OpenCall, JournalError> {
+        self.accounts.journal.opened(&draft, self.lease.as_ref(), &self.unleased)?;
+        self.accounts.metrics.calls_open.inc();
+        Ok(OpenCall {
+            accounts: Arc::clone(&self.accounts),
+            lease: self.lease.take(),
+            unleased: std::mem::take(&mut self.unleased),
+            draft: Some(Box::new(draft)),
+            started,
+            first_byte_ms: None,
+            bytes: 0,
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.accounts.leases.settle(&lease, self.amount, Amount::ZERO);
+        }
+    }
+}
+
+/// A call that may be on its way. Dropped without an end (its task was cancelled), it is charged as reserved.
+pub struct OpenCall {
+    accounts: Arc<Accounts>,
+    lease: Option<LeaseId>,
+    unleased: Vec<LimitKey>,
+    /// `None` once it is settled.
+    draft: Option<Box<CallRecord>>,
+    started: Instant,
+    first_byte_ms: Option<i64>,
+    bytes: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    pub outcome: CallOutcome,
+    /// HTTP status that the caller saw, or would have seen.
+    pub status: u16,
+    /// What is charged; `None` charges what was reserved.
+    pub charge: Option<(Usage, PicoUsd)>,
+}
+
+impl Ending {
+    /// The provider answered with an error and charged nothing.
+    pub fn failed(status: u16) -> Ending {
+        Ending { outcome: CallOutcome::Failed, status, charge: Some((Usage::default(), PicoUsd::ZERO)) }
+    }
+
+    /// The provider said what it used.
+    pub fn completed(status: u16, usage: Usage, cost: PicoUsd) -> Ending {
+        Ending { outcome: CallOutcome::Completed, status, charge: Some((usage, cost)) }
+    }
+
+    /// The end is not known well enough: charged as reserved.
+    pub fn as_reserved(outcome: CallOutcome, status: u16) -> Ending {
+        Ending { outcome, status, charge: None }
+    }
+}
+
+impl OpenCall {
+    /// The first byte of the answer has arrived.
+    pub fn first_byte(&mut self) {
+        self.first_byte_ms.get_or_insert(elapsed_ms(self.started));
+    }
+
+    /// Bytes of a body went by.
+    pub fn count_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Ends the call: its cost is charged, and the rest of what it had reserved is free again.
+    pub fn settle(mut self, ending: Ending) {
+        self.end(ending);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let Some(mut record) = self.draft.take() else { return };
+        let reserved = record.reserved;
+        record.duration_ms = elapsed_ms(self.started);
+        record.time_to_first_byte_ms = self.first_byte_ms;
+        record.bytes += self.bytes;
+        (record.outcome, record.status) = (ending.outcome, ending.status);
+        if let Some((usage, cost)) = ending.charge {
+            (record.usage, record.cost) = (usage, cost);
+        }
+        let cost = record.amount();
+        self.accounts.metrics.calls_open.dec();
+        self.accounts.metrics.call_ended(&record);
+        if !reserved.covers(&cost) && self.lease.is_some() {
+            tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than its worst case; all of it is charged");
+            self.accounts.metrics.overruns.inc();
+        }
+        // After a drain that took too long the journal has settled it already.
+        if self.accounts.journal.is_open(&record) {
+            let line = Reported::Settled { record, lease: self.lease.clone(), unleased: std::mem::take(&mut self.unleased) };
+            if let Err(error) = self.accounts.journal.append(&[Line::Reported(line)]) {
+                tracing::error!(%error, "the end of a call is not in the journal; it will be charged as reserved");
+            }
+        }
+        if let Some(lease) = self.lease.take() {
+            self.accounts.leases.settle(&lease, reserved, cost);
+        }
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if self.draft.is_some() {
+            tracing::warn!("a call was cut off before its end was known; it is charged as reserved");
+            self.end(Ending::as_reserved(CallOutcome::Unknown, 0));
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Keeping the policy current: what the operator pushes is put in force; while it is away the last policy holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use super::call::Sidecar;
+use super::config::put_in_force;
+use crate::channel::client::{ClientError, OperatorClient};
+use crate::channel::message::Pushed;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Follows the operator for ever.
+pub async fn follow(sidecar: Arc<Sidecar>, client: OperatorClient) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match follow_once(&sidecar, &client).await {
+            // The stream lived, so the next attempt need not wait long.
+            Ok(()) => pause = FIRST_PAUSE,
+            Err(error) => tracing::warn!(%error, "the operator cannot be followed; the last policy stays in force"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn follow_once(sidecar: &Sidecar, client: &OperatorClient) -> Result<(), ClientError> {
+    let mut pushes = std::pin::pin!(client.watch().await?);
+    let mut lived = false;
+    while let Some(push) = pushes.next().await {
+        match push {
+            Ok(push) => take(sidecar, push),
+            Err(error) if lived => {
+                tracing::info!(%error, "the operator's stream broke off");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        lived = true;
+    }
+    Ok(())
+}
+
+fn take(sidecar: &Sidecar, push: Pushed) {
+    if let Some(policy) = push.policy {
+        let generation = policy.generation;
+        match put_in_force(&sidecar.in_force, policy, &push.credentials) {
+            Ok(true) => tracing::info!(generation, operator = push.operator_version, "a policy is in force"),
+            Ok(false) => tracing::debug!(generation, "a policy older than the one in force is ignored"),
+            Err(error) => tracing::error!(generation, %error, "a policy cannot be used; the one before stays in force"),
+        }
+    }
+    if !push.recall.is_empty() {
+        sidecar.accounts.leases.recall(&push.recall);
+    }
+}
