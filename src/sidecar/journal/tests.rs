@@ -1,1 +1,155 @@
+<<<<<<< Updated upstream
 
+=======
+use std::fs;
+
+use super::*;
+use crate::core::call::{CallId, CallKind, CallOutcome};
+use crate::core::dimensions::{Dimensions, Origin};
+use crate::core::money::PicoUsd;
+use crate::core::policy::Protocol;
+use crate::core::usage::Usage;
+
+fn draft(id: &str) -> CallRecord {
+    CallRecord {
+        id: CallId(id.into()),
+        started_at_ms: 1,
+        duration_ms: 0,
+        time_to_first_byte_ms: None,
+        origin: Origin::default(),
+        dimensions: Dimensions::default(),
+        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
+        route: "a/r".into(),
+        backend: "b".into(),
+        requested_model: "m".into(),
+        model: "m".into(),
+        requested_tier: None,
+        tier: None,
+        classification: None,
+        usage: Usage { input: 3, ..Usage::default() },
+        cost: PicoUsd(7),
+        reserved: amount(7),
+        bytes: 0,
+        outcome: CallOutcome::Unknown,
+        status: 0,
+        unpriced: false,
+    }
+}
+
+fn amount(usd: i128) -> Amount {
+    Amount { usd: PicoUsd(usd), tokens: 3, requests: 1 }
+}
+
+fn lease() -> LeaseId {
+    LeaseId("l".into())
+}
+
+fn ask(seq: u64) -> LeaseAsk {
+    LeaseAsk { lease: lease(), seq, limits: vec![LimitKey("a/b/c".into())], min: amount(7), want: amount(9) }
+}
+
+fn settled(id: &str) -> Line {
+    Line::Reported(Reported::Settled { record: Box::new(draft(id)), lease: Some(lease()), unleased: vec![] })
+}
+
+#[test]
+fn what_is_written_is_read_back_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    journal.opened(&draft("c"), Some(&lease()), &[]).unwrap();
+    journal.append(&[settled("c")]).unwrap();
+    journal.give_back([GiveBack { lease: lease(), seq: 2, amount: amount(1) }]).unwrap();
+    let batch = journal.read(0, 100).unwrap();
+    assert!(matches!(batch.entries.as_slice(), [Reported::Opened { .. }, Reported::Settled { .. }, Reported::GivenBack { seq: 2, .. }]));
+    assert_eq!(batch.end, journal.end());
+    assert!(journal.read(batch.end, 100).unwrap().entries.is_empty());
+}
+
+#[test]
+fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    journal.asked(ask(1)).unwrap();
+    journal.answered(lease(), amount(30)).unwrap();
+    journal.opened(&draft("done"), Some(&lease()), &[]).unwrap();
+    let seen = journal.read(0, 100).unwrap().end;
+    journal.acknowledge(seen);
+    journal.opened(&draft("open"), Some(&lease()), &[]).unwrap();
+    journal.append(&[settled("done")]).unwrap();
+    journal.asked(ask(2)).unwrap();
+    drop(journal);
+
+    let journal = Journal::open(directory.path()).unwrap();
+    let state = journal.state();
+    assert_eq!(state.open.keys().map(|id| id.0.as_str()).collect::<Vec<_>>(), ["open"]);
+    let held = &state.leases[&lease()];
+    assert_eq!(held.outstanding, Amount { usd: PicoUsd(23), tokens: 0, requests: 0 });
+    assert_eq!(held.unanswered(&lease()), Some(ask(2)));
+    let from = *journal.acknowledged().borrow();
+    assert_eq!(from, seen);
+    let mut ids = Vec::new();
+    let mut position = from;
+    while position < journal.end() {
+        let batch = journal.read(position, 100).unwrap();
+        position = batch.end;
+        ids.extend(batch.entries.into_iter().map(|e| match e {
+            Reported::Opened { call, .. } => call.0,
+            Reported::Settled { record, .. } => record.id.0,
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!(ids, ["open", "done"]);
+    assert_eq!(journal.settle_open_calls().unwrap(), 1);
+    assert!(journal.state().open.is_empty());
+}
+
+#[test]
+fn half_a_line_is_as_if_it_had_never_been_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    journal.opened(&draft("whole"), None, &[]).unwrap();
+    let end = journal.end();
+    drop(journal);
+    let file = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some()).unwrap();
+    let mut text = fs::read(&file).unwrap();
+    text.extend_from_slice(b"{\"opened\":{\"rec");
+    fs::write(&file, text).unwrap();
+
+    let journal = Journal::open(directory.path()).unwrap();
+    assert_eq!(journal.state().open.len(), 1);
+    journal.append(&[settled("later")]).unwrap();
+    let mut position = end;
+    let mut entries = Vec::new();
+    while position < journal.end() {
+        let batch = journal.read(position, 10).unwrap();
+        assert!(batch.end > position, "the reader goes on");
+        position = batch.end;
+        entries.extend(batch.entries);
+    }
+    assert_eq!(entries.len(), 1);
+}
+
+#[test]
+fn segments_that_are_reported_go_and_the_state_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    journal.opened(&draft("long"), None, &[]).unwrap();
+    let segments = || fs::read_dir(directory.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count();
+    while segments() < 3 {
+        journal.append(&[settled("short")]).unwrap();
+    }
+    journal.acknowledge(journal.end());
+    assert_eq!(segments(), 1);
+    drop(journal);
+    let journal = Journal::open(directory.path()).unwrap();
+    assert_eq!(journal.state().open.len(), 1);
+    assert!(journal.backlog() < 4096, "{}", journal.backlog());
+}
+
+#[test]
+fn two_sidecars_cannot_share_a_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Journal::open(directory.path()).unwrap();
+    assert!(matches!(Journal::open(directory.path()), Err(JournalError::InUse { .. })));
+}
+>>>>>>> Stashed changes

@@ -1,1 +1,128 @@
+<<<<<<< Updated upstream
 
+=======
+use std::sync::atomic::AtomicUsize;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::channel::message::Reported;
+use crate::core::amount::Unit;
+use crate::core::money::PicoUsd;
+
+/// A ledger of one limit, `a`, under which every lease is; it can be away.
+struct Fake {
+    left: Mutex<i128>,
+    away: Mutex<bool>,
+    requests: AtomicUsize,
+}
+
+#[async_trait]
+impl LeaseSource for Fake {
+    async fn acquire(&self, ask: LeaseAsk) -> Result<Decision, SourceError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        // Others arrive meanwhile.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if *lock(&self.away) {
+            return Err(SourceError::Unavailable("away".into()));
+        }
+        let mut left = lock(&self.left);
+        if ask.min.usd.0 > *left {
+            let shortfall = Shortfall { key: LimitKey("a".into()), unit: Unit::Usd, left: *left, resets_at_ms: None };
+            return Ok(Decision::Refused { shortfalls: vec![shortfall] });
+        }
+        let granted = ask.want.min(Amount { usd: PicoUsd(*left), ..ask.want }).max(ask.min);
+        *left -= granted.usd.0;
+        Ok(Decision::Granted { granted, valid_for_ms: 60_000 })
+    }
+
+    async fn report(&self, entries: Vec<Reported>) -> Result<(), SourceError> {
+        for entry in entries {
+            if let Reported::GivenBack { amount, .. } = entry {
+                *lock(&self.left) += amount.usd.0;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bench(left: i128) -> (Arc<Leases>, Arc<Fake>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Arc::new(Journal::open(directory.path()).unwrap());
+    let fake = Arc::new(Fake { left: Mutex::new(left), away: Mutex::new(false), requests: AtomicUsize::new(0) });
+    let source: Arc<dyn LeaseSource> = fake.clone();
+    tokio::spawn(reporter::run(Arc::clone(&journal), Arc::clone(&source)));
+    let leases = Leases::new(source, journal, Arc::new(Metrics::new()), Clock::start());
+    (Arc::new(leases), fake, directory)
+}
+
+fn need(usd: i128) -> Amount {
+    Amount { usd: PicoUsd(usd), tokens: 0, requests: 0 }
+}
+
+fn set(names: &[&str]) -> Vec<LimitKey> {
+    names.iter().map(|n| LimitKey((*n).to_owned())).collect()
+}
+
+async fn draw_at_once(leases: &Arc<Leases>, calls: usize, usd: i128) -> usize {
+    let draws = (0..calls).map(|_| {
+        let leases = Arc::clone(leases);
+        tokio::spawn(async move { leases.draw(&set(&["a"]), need(usd)).await.is_ok() })
+    });
+    futures::future::join_all(draws).await.into_iter().filter(|drawn| *drawn.as_ref().unwrap()).count()
+}
+
+#[tokio::test]
+async fn sixty_four_calls_at_once_ask_a_few_times() {
+    let (leases, fake, _directory) = bench(1_000);
+    assert_eq!(draw_at_once(&leases, 64, 10).await, 64);
+    assert!(fake.requests.load(Ordering::Relaxed) <= 3, "{}", fake.requests.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn exactly_as_many_calls_are_let_through_as_there_is_money_for() {
+    let (leases, _fake, _directory) = bench(105);
+    assert_eq!(draw_at_once(&leases, 64, 10).await, 10);
+}
+
+#[tokio::test]
+async fn a_refusal_answers_everyone_who_waited_for_it() {
+    let (leases, fake, _directory) = bench(5);
+    assert_eq!(draw_at_once(&leases, 64, 10).await, 0);
+    assert!(fake.requests.load(Ordering::Relaxed) <= 2, "{}", fake.requests.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn a_call_is_not_refused_while_this_sidecar_holds_what_it_needs_elsewhere() {
+    let (leases, fake, _directory) = bench(100);
+    let other = leases.draw(&set(&["a", "b"]), need(90)).await.unwrap();
+    leases.settle(&other, need(90), need(0));
+    assert!(leases.draw(&set(&["a"]), need(95)).await.is_ok());
+    assert_eq!(*lock(&fake.left), 5);
+}
+
+#[tokio::test]
+async fn a_refusal_counts_what_lies_here_as_left() {
+    let (leases, _fake, _directory) = bench(30);
+    let lease = leases.draw(&set(&["a"]), need(20)).await.unwrap();
+    leases.settle(&lease, need(20), need(0));
+    match leases.draw(&set(&["a"]), need(31)).await {
+        Err(Denied::Short(shortfalls)) => assert_eq!(shortfalls[0].left, 30),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_was_missed_is_sent_again_and_its_grant_comes_back() {
+    let (leases, fake, _directory) = bench(100);
+    *lock(&fake.away) = true;
+    assert!(matches!(leases.draw(&set(&["a"]), need(10)).await, Err(Denied::Unavailable(_))));
+    *lock(&fake.away) = false;
+    leases.repeat_unanswered().await;
+    assert_eq!((leases.held(), *lock(&fake.left)), (need(10), 90));
+    leases.close_all();
+    let position = leases.journal.given_back();
+    assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);
+    assert_eq!(*lock(&fake.left), 100);
+}
+>>>>>>> Stashed changes
