@@ -21,6 +21,7 @@ use spendkeeper::operator::index::Index;
 use spendkeeper::operator::kubelet::{self, UsageHistory};
 use spendkeeper::operator::leader::Candidate;
 use spendkeeper::operator::metrics::Metrics;
+use spendkeeper::operator::reconcile;
 use spendkeeper::operator::roster::Roster;
 use spendkeeper::operator::tls::TlsListener;
 use spendkeeper::operator::webhook::{self, Webhook};
@@ -158,6 +159,7 @@ impl Running {
         background.spawn(credentials.clone().keep_current());
         background.spawn(Departures::new(context.clone(), roster.clone(), metrics.clone()).keep_settling());
         background.spawn(follow_cluster(context.clone(), roster.clone(), credentials.clone(), readiness.clone()));
+        background.spawn(reconcile::run(context.clone(), metrics.clone(), args.identity()));
         if args.kubelet_metrics {
             background.spawn(kubelet::collect(context.clone(), args.kubelet_interval()));
         }

@@ -1,7 +1,6 @@
 //! A CostAllocation, parsed: what is to be divided, among whom, and what it bought. The arithmetic is in `allocate`.
 
-use super::allocate::{CostDriver, IdlePolicy};
-use super::cel::Expression;
+use super::allocate::{CostDriver, IdlePolicy, OwnerRule};
 use super::money::PicoUsd;
 use super::policy::{CalendarPeriod, ResourceKey};
 use super::window::Schedule;
@@ -14,16 +13,9 @@ pub struct Allocation {
     /// The period's windows.
     pub schedule: Schedule,
     /// In order: the first that matches a call claims it.
-    pub owners: Vec<Owner>,
+    pub owners: Vec<OwnerRule>,
     pub shared: Vec<SharedCost>,
     pub outcomes: Vec<Outcome>,
-}
-
-/// Who calls belong to.
-#[derive(Clone, Debug)]
-pub struct Owner {
-    pub name: String,
-    pub claims: Expression,
 }
 
 /// A cost that owners share.

@@ -10,6 +10,7 @@ pub mod cel;
 pub mod classify;
 pub mod complexity;
 pub mod dimensions;
+pub mod forecast;
 pub mod lease;
 pub mod limit;
 pub mod money;

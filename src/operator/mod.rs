@@ -3,8 +3,10 @@
 //! Data flows one way: watches fill the [`index`]; pure functions turn a snapshot of it (and of the ledger) into
 //! policies and statuses; adapters push the first to sidecars and write the second by server-side apply.
 
+pub mod apply;
 pub mod args;
 pub mod certs;
+pub mod conditions;
 pub mod context;
 pub mod control;
 pub mod crds;
@@ -16,6 +18,7 @@ pub mod kubelet;
 pub mod leader;
 pub mod metrics;
 pub mod policies;
+pub mod reconcile;
 pub mod roster;
 pub mod selection;
 pub mod tls;

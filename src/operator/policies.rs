@@ -105,12 +105,22 @@ fn key_of<K: Resource>(resource: &K) -> ResourceKey {
     ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
 }
 
+fn own_price_lists(snapshot: &Snapshot) -> Vec<ModelPrice> {
+    snapshot.prices.iter().flat_map(|(name, text)| price_list(name, text)).collect()
+}
+
+/// The embedded catalogue with the price lists of the operator's namespace over it.
+pub fn known_prices(snapshot: &Snapshot) -> Catalogue {
+    let mut known = catalogue::embedded().clone();
+    known.overlay(own_price_lists(snapshot));
+    known
+}
+
 impl Rules {
     /// Parses everything that `snapshot` declares.
     pub fn of(snapshot: &Snapshot, operator_namespace: &str) -> Rules {
-        let prices: Vec<ModelPrice> = snapshot.prices.iter().flat_map(|(name, text)| price_list(name, text)).collect();
-        let mut known = catalogue::embedded().clone();
-        known.overlay(prices.iter().cloned());
+        let prices = own_price_lists(snapshot);
+        let known = known_prices(snapshot);
         let budgets = snapshot.budgets.iter().filter_map(|budget| {
             let key = key_of(budget.as_ref());
             let what = parse::budget(key.clone(), &budget.spec).ok()?;

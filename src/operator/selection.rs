@@ -63,12 +63,23 @@ pub fn selects(
     pod: &PodFacts,
     namespaces: &[NamespaceFacts],
 ) -> bool {
-    let across = selector.and_then(|s| s.namespaces.as_ref()).filter(|_| resource_namespace == operator_namespace);
-    let in_namespace = match across {
-        Some(wanted) => namespaces.iter().any(|n| n.name == pod.origin.namespace && label_match(wanted, &n.labels)),
-        None => pod.origin.namespace == resource_namespace,
-    };
+    let in_namespace = sees(selector, resource_namespace, operator_namespace, &pod.origin.namespace, namespaces);
     in_namespace && selector.and_then(|s| s.pods.as_ref()).is_none_or(|wanted| label_match(wanted, &pod.labels))
+}
+
+/// Whether a resource in `resource_namespace` sees anything of `namespace`.
+pub fn sees(
+    selector: Option<&WorkloadSelector>,
+    resource_namespace: &str,
+    operator_namespace: &str,
+    namespace: &str,
+    namespaces: &[NamespaceFacts],
+) -> bool {
+    let across = selector.and_then(|s| s.namespaces.as_ref()).filter(|_| resource_namespace == operator_namespace);
+    match across {
+        Some(wanted) => namespaces.iter().any(|n| n.name == namespace && label_match(wanted, &n.labels)),
+        None => namespace == resource_namespace,
+    }
 }
 
 /// Label selection as the API server does it; an unknown operator selects nothing.

@@ -2,7 +2,7 @@
 
 use super::{ParseError, Problems, positive};
 use crate::api::allocation::{self as spec, AllocationPeriod, CostAllocationSpec, SharedCost};
-use crate::core::allocate::{CostDriver, IdlePolicy};
+use crate::core::allocate::{CostDriver, IdlePolicy, OwnerRule};
 use crate::core::allocation::{self as domain, Allocation};
 use crate::core::cel::Expression;
 use crate::core::money::PicoUsd;
@@ -27,8 +27,8 @@ pub fn allocation(key: ResourceKey, spec: &CostAllocationSpec) -> Result<Allocat
                 format!("{:?} is taken by an earlier owner; put both rules into one with ||", owner.name),
             );
         }
-        let claims = problems.check(format!("spec.owners[{index}].match"), Expression::compile(&owner.cel));
-        owners.extend(claims.map(|claims| domain::Owner { name: owner.name.clone(), claims }));
+        let claim = problems.check(format!("spec.owners[{index}].match"), Expression::compile(&owner.cel));
+        owners.extend(claim.map(|claim| OwnerRule { name: owner.name.clone(), claim }));
     }
     if spec.owners.is_empty() {
         problems.add("spec.owners", "an allocation needs at least one owner, for example {name: everybody, match: \"true\"}");

@@ -1,0 +1,99 @@
+//! The reconcilers: read a snapshot of cluster and ledger, decide, write status by server-side apply.
+//!
+//! A round looks at every resource. It begins when the cluster or the ledger has changed, at most once a second, and at
+//! the latest after [`TICK`], because time alone opens windows and moves forecasts. A status that would not change is
+//! not written.
+
+mod allocations;
+mod approvals;
+mod budgets;
+mod publish;
+pub(super) mod quantity;
+mod routes;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Resource, ResourceExt};
+
+use super::context::{Context, now_ms};
+use super::index::Snapshot;
+use super::metrics::Metrics;
+use crate::core::policy::ResourceKey;
+use publish::Publisher;
+
+/// Rounds are at least this far apart.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+/// Rounds are at most this far apart.
+const TICK: Duration = Duration::from_secs(10);
+
+/// Why a resource could not be reconciled; the next round tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerError),
+    #[error("the API server refused: {0}")]
+    Api(#[from] kube::Error),
+    #[error("a status cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Everything that one round looks at.
+struct Round<'a> {
+    context: &'a Context,
+    publisher: &'a Publisher,
+    snapshot: Snapshot,
+    now_ms: i64,
+}
+
+/// Reconciles for ever.
+pub async fn run(context: Arc<Context>, metrics: Arc<Metrics>, identity: String) {
+    let publisher = Publisher::new(context.client.clone(), identity);
+    let mut cluster = context.index.changes();
+    let mut ledger = context.ledger_changes.clone();
+    context.index.ready().await;
+    loop {
+        let started = tokio::time::Instant::now();
+        let round = Round { context: &context, publisher: &publisher, snapshot: context.index.snapshot(), now_ms: now_ms() };
+        round.run(&metrics).await;
+        tokio::time::sleep_until(started + DEBOUNCE).await;
+        tokio::select! {
+            // An error means that the sender is gone, and then the whole operator is about to be.
+            _ = cluster.changed() => {}
+            _ = ledger.changed() => {}
+            () = tokio::time::sleep_until(started + TICK) => {}
+        }
+    }
+}
+
+impl Round<'_> {
+    async fn run(&self, metrics: &Metrics) {
+        for budget in &self.snapshot.budgets {
+            note("AIBudget", budget.as_ref(), self.budget(budget).await, metrics);
+        }
+        for route in &self.snapshot.routes {
+            note("ModelRoute", route.as_ref(), self.route(route).await, metrics);
+        }
+        for allocation in &self.snapshot.allocations {
+            note("CostAllocation", allocation.as_ref(), self.allocation(allocation).await, metrics);
+        }
+    }
+}
+
+fn note<K: Resource + Debug>(kind: &str, resource: &K, result: Result<(), ReconcileError>, metrics: &Metrics) {
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    metrics.reconciles.with_label_values(&[kind, outcome]).inc();
+    if let Err(error) = result {
+        tracing::warn!(kind, resource = %key(resource), %error, "not reconciled; the next round tries again");
+    }
+}
+
+fn key<K: Resource>(resource: &K) -> ResourceKey {
+    ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
+}
+
+/// When a resource was made, Unix milliseconds.
+fn created_ms<K: Resource>(resource: &K) -> i64 {
+    resource.meta().creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond())
+}
