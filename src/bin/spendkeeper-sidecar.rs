@@ -117,11 +117,7 @@ async fn serve(arguments: Arguments) -> Result<()> {
     if let Some(config) = &arguments.config {
         let state_dir = arguments.state_dir.clone().unwrap_or_else(|| "spendkeeper-state".into());
         put_file_in_force(&in_force, config, &arguments)?;
-<<<<<<< Updated upstream
-        let ledger = SqliteLedger::open(&state_dir.join("ledger.db"))?;
-=======
         let ledger = Arc::new(SqliteLedger::open(&state_dir.join("ledger.db"))?);
->>>>>>> Stashed changes
         let source = LocalSource { ledger, holder: HolderId("laptop".to_owned()), snapshot: Arc::clone(&in_force), clock };
         let source: Arc<dyn LeaseSource> = Arc::new(source);
         let journal = Arc::new(Journal::open(&state_dir.join("journal"))?);

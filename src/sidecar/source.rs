@@ -69,34 +69,21 @@ impl LeaseSource for RemoteSource {
 }
 
 /// A ledger in this process, for a sidecar without a cluster.
-<<<<<<< Updated upstream
-pub struct LocalSource<L> {
-    pub ledger: L,
-=======
 pub struct LocalSource {
     pub ledger: Arc<dyn Ledger>,
->>>>>>> Stashed changes
     pub holder: HolderId,
     pub snapshot: Arc<ArcSwapOption<Snapshot>>,
     pub clock: Clock,
 }
 
-<<<<<<< Updated upstream
-impl<L> LocalSource<L> {
-=======
 impl LocalSource {
->>>>>>> Stashed changes
     fn terms(&self, key: &LimitKey, now_ms: i64) -> Option<LimitTerms> {
         self.snapshot.load().as_ref()?.budgets.terms(key, now_ms)
     }
 }
 
 #[async_trait]
-<<<<<<< Updated upstream
-impl<L: Ledger> LeaseSource for LocalSource<L> {
-=======
 impl LeaseSource for LocalSource {
->>>>>>> Stashed changes
     async fn acquire(&self, ask: LeaseAsk) -> Result<Decision, SourceError> {
         let now_ms = self.clock.unix_ms();
         let acquire = ask.into_acquire(self.holder.clone(), |key| self.terms(key, now_ms), now_ms);

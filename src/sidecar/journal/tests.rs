@@ -1,6 +1,3 @@
-<<<<<<< Updated upstream
-
-=======
 use std::fs;
 
 use super::*;
@@ -152,4 +149,3 @@ fn two_sidecars_cannot_share_a_journal() {
     let _first = Journal::open(directory.path()).unwrap();
     assert!(matches!(Journal::open(directory.path()), Err(JournalError::InUse { .. })));
 }
->>>>>>> Stashed changes

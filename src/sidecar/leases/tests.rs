@@ -1,6 +1,3 @@
-<<<<<<< Updated upstream
-
-=======
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
@@ -125,4 +122,3 @@ async fn a_request_whose_answer_was_missed_is_sent_again_and_its_grant_comes_bac
     assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);
     assert_eq!(*lock(&fake.left), 100);
 }
->>>>>>> Stashed changes
