@@ -1,0 +1,51 @@
+# Two commands matter: `make demo` and `make test`. The rest are their parts.
+SHELL := /bin/bash
+CLUSTER := target/cluster
+STAGE := tests/cluster/stage
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test test-unit test-api test-e2e lint generate build bench-ledger
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
+
+demo: ## Show Spendkeeper working on a real Kubernetes (KUBECONFIG: on your own cluster)
+	@tests/cluster/demo
+
+demo-down: ## Take the local cluster down; nothing is left behind
+	@tests/cluster/down $(CLUSTER)
+
+test: ## Every level of test
+	@$(STAGE) --reset
+	@trap '$(STAGE) --summary' EXIT; \
+	$(STAGE) lint $(MAKE) --no-print-directory lint && \
+	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
+	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
+	$(STAGE) api $(MAKE) --no-print-directory test-api && \
+	$(STAGE) release tests/cluster/release && \
+	$(STAGE) e2e $(MAKE) --no-print-directory test-e2e
+
+test-unit: ## Unit and property tests: seconds, no cluster
+	cargo test --locked --lib --bins --test layers --test sidecar
+
+test-api: ## Against a real API server, without a kubelet
+	tests/cluster/build $(CLUSTER)
+	cargo test --locked --test api
+
+test-e2e: ## On a full cluster with real pods (root)
+	tests/cluster/e2e $(CLUSTER)
+
+lint: ## Formatting, clippy, licences and advisories, chart
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	tests/cluster/deny
+	tests/cluster/build $(CLUSTER)
+	$(CLUSTER)/bin/helm lint --strict --quiet charts/spendkeeper
+
+generate: ## Write crds/ and docs/reference/ from the Rust types
+	cargo run --quiet --bin spendkeeper-generate
+
+build: ## The release binaries, linked statically
+	tests/cluster/release
+
+bench-ledger: ## Leases and reports a second
+	cargo bench --bench ledger
