@@ -31,8 +31,20 @@ pub struct Index {
     allocations: Store<CostAllocation>,
     prices: Store<ConfigMap>,
     departed: Arc<Departed>,
-    changes: watch::Sender<u64>,
+    signals: Signals,
 }
+
+/// What the watches tell whoever waits. (A `Store` wakes only the last of those that wait for its first list.)
+#[derive(Clone)]
+struct Signals {
+    /// Grows with each event of any watch.
+    changes: watch::Sender<u64>,
+    /// Watches that have listed everything once.
+    listed: watch::Sender<usize>,
+}
+
+/// Number of watches that [`Index::start`] begins.
+const WATCHES: usize = 6;
 
 /// Pods that were deleted lately, as they were last: whether one had ended decides when its leases may be freed.
 #[derive(Default)]
@@ -72,40 +84,33 @@ pub struct NamespaceFacts {
 impl Index {
     /// Starts the watches; each ends only with its task.
     pub fn start(client: &Client, namespace: &str, tasks: &mut JoinSet<()>) -> Index {
-        let changes = watch::Sender::new(0);
+        let signals = Signals { changes: watch::Sender::new(0), listed: watch::Sender::new(0) };
         let pods = watcher::Config::default().labels(INJECTED_LABEL);
         let prices = watcher::Config::default().labels(PRICES_LABEL);
         let all = watcher::Config::default();
         let departed = Arc::<Departed>::default();
         let note = departed.clone();
         Index {
-            pods: keep_noting(Api::all(client.clone()), pods, prune_pod, move |pod| note.note(pod), &changes, tasks),
+            pods: keep_noting(Api::all(client.clone()), pods, prune_pod, move |pod| note.note(pod), &signals, tasks),
             departed,
-            namespaces: keep(Api::all(client.clone()), all.clone(), prune_namespace, &changes, tasks),
-            budgets: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
-            routes: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &changes, tasks),
-            allocations: keep(Api::all(client.clone()), all, drop_managed_fields, &changes, tasks),
-            prices: keep(Api::namespaced(client.clone(), namespace), prices, drop_managed_fields, &changes, tasks),
-            changes,
+            namespaces: keep(Api::all(client.clone()), all.clone(), prune_namespace, &signals, tasks),
+            budgets: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &signals, tasks),
+            routes: keep(Api::all(client.clone()), all.clone(), drop_managed_fields, &signals, tasks),
+            allocations: keep(Api::all(client.clone()), all, drop_managed_fields, &signals, tasks),
+            prices: keep(Api::namespaced(client.clone(), namespace), prices, drop_managed_fields, &signals, tasks),
+            signals,
         }
     }
 
     /// Waits until every store holds what its first list returned.
     pub async fn ready(&self) {
-        // A writer is only dropped when its task ends, and then the whole operator does.
-        let _ = tokio::join!(
-            self.pods.wait_until_ready(),
-            self.namespaces.wait_until_ready(),
-            self.budgets.wait_until_ready(),
-            self.routes.wait_until_ready(),
-            self.allocations.wait_until_ready(),
-            self.prices.wait_until_ready(),
-        );
+        // The sender lives in `self`, so waiting can only end with the condition.
+        let _ = self.signals.listed.subscribe().wait_for(|listed| *listed == WATCHES).await;
     }
 
     /// A counter that grows with each event of any watch.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.signals.changes.subscribe()
     }
 
     /// A pod that was deleted lately, as it was last; `None` also when it went while no watch was open.
@@ -134,11 +139,11 @@ fn sorted<K: ResourceExt>(mut resources: Vec<Arc<K>>) -> Vec<Arc<K>> {
 }
 
 /// Keeps a store current with a watch that never gives up.
-fn keep<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K), changes: &watch::Sender<u64>, tasks: &mut JoinSet<()>) -> Store<K>
+fn keep<K>(api: Api<K>, config: watcher::Config, prune: fn(&mut K), signals: &Signals, tasks: &mut JoinSet<()>) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    keep_noting(api, config, prune, |_| (), changes, tasks)
+    keep_noting(api, config, prune, |_| (), signals, tasks)
 }
 
 /// As [`keep`]; `deleted` sees what is deleted, as it was last.
@@ -147,24 +152,28 @@ fn keep_noting<K>(
     config: watcher::Config,
     prune: fn(&mut K),
     deleted: impl Fn(&K) + Send + 'static,
-    changes: &watch::Sender<u64>,
+    signals: &Signals,
     tasks: &mut JoinSet<()>,
 ) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let changes = changes.clone();
+    let signals = signals.clone();
     let events = watcher(api, config).default_backoff().modify(prune).reflect(writer);
     tasks.spawn(async move {
         let mut events = std::pin::pin!(events);
+        let mut first_list = true;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     if let watcher::Event::Delete(object) = &event {
                         deleted(object);
                     }
-                    changes.send_modify(|count| *count += 1);
+                    if matches!(event, watcher::Event::InitDone) && std::mem::take(&mut first_list) {
+                        signals.listed.send_modify(|count| *count += 1);
+                    }
+                    signals.changes.send_modify(|count| *count += 1);
                 }
                 Err(error) => tracing::warn!(%error, kind = std::any::type_name::<K>(), "a watch broke and will be taken up again"),
             }

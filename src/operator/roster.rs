@@ -92,9 +92,9 @@ impl Roster {
     /// Waits until the pod with this UID is known: its token can be here before the watch's event.
     pub async fn member_within(&self, uid: &str, patience: Duration) -> Option<Arc<Member>> {
         let mut views = self.views();
-        // The sender lives in `self`, so only the time can run out.
-        let known = tokio::time::timeout(patience, views.wait_for(|view| view.pods.contains_key(uid))).await;
-        known.ok().and_then(|_| self.member(uid))
+        // The sender lives in `self`, so only the time can run out. What `wait_for` returns locks the view: it is dropped.
+        let known = tokio::time::timeout(patience, views.wait_for(|view| view.pods.contains_key(uid))).await.map(drop);
+        known.ok().and_then(|()| self.member(uid))
     }
 
     /// Follows the index; returns only when that is gone. Credentials of new routes are read before anybody is told of them.
