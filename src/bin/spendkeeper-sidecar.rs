@@ -1,5 +1,6 @@
 //! The sidecar: a reverse proxy that approves every model call before it happens and accounts for it afterwards.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,10 +167,15 @@ fn pem(text: &str) -> Result<String> {
 }
 
 fn tell_how_to_use(listen: SocketAddr, state_dir: &Path) {
-    println!("Spendkeeper holds your model calls to their budgets. Point your SDKs at it:");
-    println!("    export OPENAI_BASE_URL=http://{listen}/v1");
-    println!("    export ANTHROPIC_BASE_URL=http://{listen}");
-    println!("What was spent is kept in {}; Ctrl-C ends it.", state_dir.display());
+    let text = format!(
+        "Spendkeeper holds your model calls to their budgets. Point your SDKs at it:\n    \
+         export OPENAI_BASE_URL=http://{listen}/v1\n    \
+         export ANTHROPIC_BASE_URL=http://{listen}\n\
+         What was spent is kept in {}; Ctrl-C ends it.\n",
+        state_dir.display()
+    );
+    // Nobody may be reading, which is no reason not to serve.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Resolves at SIGTERM or SIGINT.

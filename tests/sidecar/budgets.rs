@@ -1,0 +1,134 @@
+//! Budgets hold, under concurrency and at their edges.
+
+use std::sync::Arc;
+
+use spendkeeper::core::call::CallOutcome;
+
+use super::bench::{Answer, Bench, budget, openai, policy, policy_at};
+use super::provider::Provider;
+
+const DOLLAR_MICRO: i64 = 1_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_calls_at_once_never_bill_more_than_the_budget_and_nearly_all_of_it_can_be_used() {
+    let provider = Provider::start().await;
+    let bench = Arc::new(Bench::start(&policy(&provider, &budget("usd: \"1.00\"", ""))).await);
+    // An agent in a loop that gives up when it is refused.
+    let agents = (0..64).map(|_| {
+        let bench = Arc::clone(&bench);
+        tokio::spawn(async move {
+            loop {
+                let answer = bench.chat("answer", 800).await;
+                if answer.status != 200 {
+                    return answer;
+                }
+            }
+        })
+    });
+    for agent in futures::future::join_all(agents).await {
+        let refusal = agent.unwrap();
+        assert_eq!((refusal.status, refusal.header("x-should-retry")), (429, "false"));
+        assert!(refusal.text.contains("budget default/b: limit total ($1.00, lifetime) has"), "{}", refusal.text);
+    }
+    // Those that gave up early left money behind; one at a time the rest can be had.
+    while bench.chat("answer", 800).await.status == 200 {}
+    let billed = provider.billed_micro();
+    assert!(billed <= DOLLAR_MICRO, "billed {billed}");
+    assert!(billed >= 900_000, "billed {billed}");
+    bench.settled().await;
+    let balance = bench.balance().await;
+    assert_eq!((balance.settled, balance.outstanding), (i128::from(billed) * 1_000_000, 0));
+}
+
+#[tokio::test]
+async fn a_refused_call_never_reaches_the_provider() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("usd: \"0.001\"", ""))).await;
+    assert_eq!(bench.chat("answer", 800).await.status, 429);
+    assert_eq!(provider.calls(), 0);
+    assert_eq!(bench.ended(CallOutcome::Refused).await, 1);
+}
+
+#[tokio::test]
+async fn fit_lowers_the_output_cap_to_what_is_left_then_takes_a_cheaper_tier_then_refuses() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("usd: \"0.0100\"", "  enforcement: Fit\n"))).await;
+    let request = |cap| openai("o-big", "answer", cap);
+    let big = Answer::of(bench.send("/v1/chat/completions", &[], request(5_000)).await).await;
+    assert_eq!((big.status, big.header("x-spend-model")), (200, "o-big"), "{}", big.text);
+    let sent = provider.requests.lock().unwrap()[0].2["max_completion_tokens"].as_u64().unwrap();
+    assert!((16..1_000).contains(&sent), "{sent}");
+    let mut models = Vec::new();
+    let refusal = loop {
+        let answer = Answer::of(bench.send("/v1/chat/completions", &[], request(5_000)).await).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        models.push(answer.header("x-spend-model").to_owned());
+    };
+    assert_eq!(refusal.status, 429);
+    assert!(models.contains(&"o-small".to_owned()), "{models:?}");
+    assert!(provider.billed_micro() <= 10_000 + 10 * DOLLAR_MICRO, "the provider bills all models alike");
+    bench.settled().await;
+    assert!(bench.balance().await.settled <= 10_000_000_000);
+}
+
+#[tokio::test]
+async fn a_limit_of_calls_or_tokens_holds_too() {
+    for limit in ["requests: 3", "tokens: 3000"] {
+        let provider = Provider::start().await;
+        let bench = Bench::start(&policy(&provider, &budget(limit, ""))).await;
+        let mut answered = 0;
+        while bench.chat("answer", 500).await.status == 200 {
+            answered += 1;
+            assert!(answered < 10, "{limit}");
+        }
+        assert!(answered >= 3, "{limit}: {answered}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_attempt_costs_nothing_and_the_next_model_is_tried() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy_at(&provider.address, &budget("usd: \"1\"", ""), 1)).await;
+    let answer = bench.chat("error-500", 100).await;
+    assert_eq!((answer.status, provider.calls()), (500, 2), "{}", answer.text);
+    assert_eq!(bench.ended(CallOutcome::Failed).await, 2);
+    assert_eq!(bench.balance().await.settled, 0);
+    let answer = bench.chat("error-429", 100).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "7"));
+}
+
+#[tokio::test]
+async fn a_budget_that_warns_counts_calls_and_refuses_none() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("usd: \"0.001\"", "  enforcement: Warn\n"))).await;
+    assert_eq!(bench.chat("answer", 800).await.status, 200);
+    bench.settled().await;
+    assert_eq!(bench.balance().await.settled, i128::from(provider.billed_micro()) * 1_000_000);
+}
+
+#[tokio::test]
+async fn each_session_has_its_own_limit() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("requests: 1", "  splitBy: session\n"))).await;
+    for (session, status) in [("s1", 200), ("s1", 429), ("s2", 200)] {
+        let response = bench.send("/v1/chat/completions", &[("x-spend-session", session)], openai("o-big", "answer", 10)).await;
+        assert_eq!(response.status().as_u16(), status, "{session}");
+        Answer::of(response).await;
+    }
+    bench.settled().await;
+    assert_eq!(bench.balance_of("default/b/total=s1").await.settled, 1);
+}
+
+#[tokio::test]
+async fn money_that_is_not_needed_is_free_again_for_others_within_seconds() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("usd: \"1\"", ""))).await;
+    assert_eq!(bench.chat("answer", 800).await.status, 200);
+    let start = std::time::Instant::now();
+    while bench.balance().await.outstanding != 0 {
+        assert!(start.elapsed().as_secs() < 5, "{:?}", bench.balance().await);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
