@@ -55,9 +55,7 @@ impl From<Status> for ClientError {
     fn from(status: Status) -> ClientError {
         let text = format!("{}: {}", status.code(), status.message());
         match status.code() {
-            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented => {
-                ClientError::Rejected(text)
-            }
+            Code::InvalidArgument | Code::OutOfRange => ClientError::Rejected(text),
             _ => ClientError::Unavailable(text),
         }
     }
@@ -108,7 +106,11 @@ impl OperatorClient {
     /// When there is no answer. The lease may have been granted nevertheless: ask again with the same sequence number.
     pub async fn acquire(&self, ask: LeaseAsk, now_ms: impl Fn() -> i64) -> Result<Decision, ClientError> {
         let request = self.request(AcquireRequest::from(ask))?;
-        let answer = within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await?;
+        let answer = match within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await? {
+            // No budget of this pod has such a limit any more: the next policy will say so.
+            Err(status) if status.code() == Code::PermissionDenied => return Err(ClientError::Rejected(status.message().to_owned())),
+            answer => answer?,
+        };
         Ok(convert::decision_from_wire(answer.into_inner(), now_ms())?)
     }
 
@@ -119,7 +121,7 @@ impl OperatorClient {
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
         let entries = entries.into_iter().map(Into::into).collect();
         let request = self.request(ReportRequest { entries })?;
-        within(REPORT_TIMEOUT, self.control.clone().report(request)).await?;
+        within(REPORT_TIMEOUT, self.control.clone().report(request)).await??;
         Ok(())
     }
 
@@ -130,11 +132,9 @@ impl OperatorClient {
     }
 }
 
-async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Status>>) -> Result<T, ClientError> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(ClientError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
-    }
+async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+    let late = |_| ClientError::Unavailable(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, answer).await.map_err(late)
 }
 
 fn bearer(path: &Path) -> Result<tonic::metadata::AsciiMetadataValue, ClientError> {
@@ -146,3 +146,6 @@ fn bearer(path: &Path) -> Result<tonic::metadata::AsciiMetadataValue, ClientErro
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+use std::sync::{Arc, Mutex};
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Response;
+use tonic::transport::Server;
+
+use super::*;
+use crate::channel::proto::control_server::{Control, ControlServer};
+use crate::channel::proto::{AcquireResponse, Push, ReportResponse};
+use crate::core::amount::Amount;
+use crate::core::lease::LeaseId;
+use crate::core::limit::LimitKey;
+use crate::core::policy::Policy;
+
+/// An operator that notes who calls, and answers as it is told.
+#[derive(Default)]
+struct Operator {
+    tokens: Mutex<Vec<String>>,
+    reports: Mutex<Vec<ReportRequest>>,
+    refuse_with: Mutex<Option<Code>>,
+}
+
+impl Operator {
+    fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
+        let token = request.metadata().get("authorization").unwrap().to_str().unwrap().to_owned();
+        self.tokens.lock().unwrap().push(token);
+        match *self.refuse_with.lock().unwrap() {
+            Some(code) => Err(Status::new(code, "no")),
+            None => Ok(request.into_inner()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Arc<Operator> {
+    type WatchStream = futures::stream::BoxStream<'static, Result<Push, Status>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.admit(request)?;
+        let policy = Policy { generation: 5, ..Policy::default() };
+        let pushed = Pushed { policy: Some(policy), credentials: vec![], recall: vec![], operator_version: "1".into() };
+        Ok(Response::new(futures::stream::iter([Ok(Push::from(&pushed))]).boxed()))
+    }
+
+    async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireResponse>, Status> {
+        let ask = LeaseAsk::try_from(self.admit(request)?).unwrap();
+        Ok(Response::new(convert::decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: 9 }, 0)))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let report = self.admit(request)?;
+        self.reports.lock().unwrap().push(report);
+        Ok(Response::new(ReportResponse {}))
+    }
+}
+
+async fn connected() -> (Arc<Operator>, OperatorClient, tempfile::NamedTempFile) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let operator = Arc::new(Operator::default());
+    let service = ControlServer::new(Arc::clone(&operator));
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "first\n").unwrap();
+    let address = OperatorAddress { url, ca_pem: String::new(), token_file: token.path().to_owned() };
+    (operator, OperatorClient::new(address).unwrap(), token)
+}
+
+fn ask() -> LeaseAsk {
+    let amount = Amount { tokens: 7, ..Amount::ZERO };
+    LeaseAsk { lease: LeaseId("l".into()), seq: 1, limits: vec![LimitKey("a/b/c".into())], min: amount, want: amount }
+}
+
+#[tokio::test]
+async fn every_request_carries_the_token_of_the_moment() {
+    let (operator, client, token) = connected().await;
+    let granted = client.acquire(ask(), || 0).await.unwrap();
+    assert_eq!(granted, Decision::Granted { granted: ask().want, valid_for_ms: 9 });
+    std::fs::write(token.path(), "second").unwrap();
+    client.report(vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }]).await.unwrap();
+    assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer second"]);
+    assert_eq!(operator.reports.lock().unwrap()[0].entries.len(), 1);
+}
+
+#[tokio::test]
+async fn policies_are_followed_until_the_stream_ends() {
+    let (_operator, client, _token) = connected().await;
+    let pushes: Vec<_> = client.watch().await.unwrap().collect().await;
+    assert_eq!(pushes.len(), 1);
+    assert_eq!(pushes[0].as_ref().unwrap().policy.as_ref().map(|p| p.generation), Some(5));
+}
+
+#[tokio::test]
+async fn only_what_can_never_work_counts_as_rejected() {
+    let (operator, client, token) = connected().await;
+    for (code, acquire_rejected, report_rejected) in [
+        (Code::InvalidArgument, true, true),
+        (Code::PermissionDenied, true, false),
+        (Code::Unauthenticated, false, false),
+        (Code::Unavailable, false, false),
+    ] {
+        *operator.refuse_with.lock().unwrap() = Some(code);
+        let acquire = client.acquire(ask(), || 0).await.unwrap_err();
+        let report = client.report(vec![]).await.unwrap_err();
+        let rejected = |e: &ClientError| matches!(e, ClientError::Rejected(_));
+        assert_eq!((rejected(&acquire), rejected(&report)), (acquire_rejected, report_rejected), "{code:?}");
+    }
+    std::fs::write(token.path(), "bad\u{1}token").unwrap();
+    let error = client.report(vec![]).await.unwrap_err().to_string();
+    assert!(error.contains("it is not a token") && !error.contains("bad"), "{error}");
+}
