@@ -143,8 +143,9 @@ impl Feed {
         if self.told.as_ref() == Some(&now) {
             return Some(());
         }
+        let recall = self.told.as_ref().map_or_else(Vec::new, |told| changed_limits(&told.policy.policy, &now.policy.policy));
         let policy = Policy { generation: self.service.next_generation(), ..now.policy.policy.clone() };
-        self.push("policy", Some(policy), now.credentials.clone(), vec![]).await?;
+        self.push("policy", Some(policy), now.credentials.clone(), recall).await?;
         self.told = Some(now);
         Some(())
     }
@@ -173,4 +174,11 @@ impl Feed {
         let _ = self.sender.send(Err(status)).await;
         None
     }
+}
+
+/// Limits of budgets that are not what they were: what is held under them was measured by the old ones, so that a lowered
+/// limit binds at once. (Those of split budgets are held under their values, and come back once they are idle.)
+fn changed_limits(before: &Policy, now: &Policy) -> Vec<LimitKey> {
+    let changed = before.budgets.iter().filter(|old| now.budgets.iter().any(|new| new.key == old.key && new != *old));
+    changed.flat_map(|budget| budget.limits.iter().map(|limit| LimitKey(format!("{}/{}", budget.key, limit.name)))).collect()
 }

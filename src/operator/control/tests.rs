@@ -157,7 +157,9 @@ async fn a_sidecar_gets_its_own_policy_at_once_and_again_when_it_changes() {
     bench.publish(vec![budget("all", "1", None), budget("web", "6", Some("web"))]);
     assert!(next_policy(&mut web).await.generation > of_web.generation);
     bench.publish(vec![budget("all", "2", None), budget("web", "6", Some("web"))]);
-    let second = next_policy(&mut bot).await;
+    let pushed = next(&mut bot).await;
+    assert_eq!(pushed.recall, [LimitKey("shop/all/m".into())], "what is held under a changed limit comes back at once");
+    let second = pushed.policy.expect("a policy");
     assert!(second.generation > first.generation);
     assert_eq!(second.budgets[0].limits[0].amount, PicoUsd::from_usd(2).0);
 }
