@@ -1,6 +1,7 @@
 //! The operator: arguments, wiring, run.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use spendkeeper::operator::leader::Candidate;
 use spendkeeper::operator::metrics::Metrics;
 use spendkeeper::operator::reconcile;
 use spendkeeper::operator::roster::Roster;
+use spendkeeper::operator::test_call;
 use spendkeeper::operator::tls::TlsListener;
 use spendkeeper::operator::webhook::{self, Webhook};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +43,7 @@ async fn main() -> ExitCode {
     let done = match args.command {
         Command::Run(run) => operate(*run).await,
         Command::InstallCrds => install_crds().await,
+        Command::TestCall { model, upstream_listen } => test_call(&model, upstream_listen).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,6 +70,12 @@ async fn client() -> anyhow::Result<Client> {
 
 async fn install_crds() -> anyhow::Result<()> {
     Ok(crds::install(client().await?).await?)
+}
+
+async fn test_call(model: &str, upstream: SocketAddr) -> anyhow::Result<()> {
+    let cost = test_call::run(model, upstream).await?;
+    tracing::info!("one call went through the sidecar to {model} and back, and was charged ${cost}");
+    Ok(())
 }
 
 /// Waits for leadership, leads until told to stop or until leadership is lost, and leaves everything in order.

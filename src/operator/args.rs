@@ -30,6 +30,15 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Install the CRDs, or bring them up to date, and wait until the API server serves them.
     InstallCrds,
+    /// Make one call through the sidecar of this pod, to a model that is played here: what `helm test` runs.
+    TestCall {
+        /// The model that is asked for.
+        #[arg(long)]
+        model: String,
+        /// Where the model is played: the endpoint of its ModelRoute.
+        #[arg(long, default_value = "127.0.0.1:18080")]
+        upstream_listen: SocketAddr,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -21,5 +21,6 @@ pub mod policies;
 pub mod reconcile;
 pub mod roster;
 pub mod selection;
+pub mod test_call;
 pub mod tls;
 pub mod webhook;
