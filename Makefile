@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-api test-e2e lint generate build bench-ledger
+.PHONY: help demo demo-down test test-unit test-api test-e2e lint lint-chart generate build bench-ledger
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -20,26 +20,33 @@ test: ## Every level of test
 	$(STAGE) lint $(MAKE) --no-print-directory lint && \
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
+	$(STAGE) chart $(MAKE) --no-print-directory lint-chart && \
 	$(STAGE) api $(MAKE) --no-print-directory test-api && \
 	$(STAGE) release tests/cluster/release && \
+	$(STAGE) leftovers tests/cluster/leaves-nothing && \
 	$(STAGE) e2e $(MAKE) --no-print-directory test-e2e
 
-test-unit: ## Unit and property tests: seconds, no cluster
+test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds, no cluster
 	cargo test --locked --lib --bins --test layers --test sidecar
+	examples/apps/tests/run
 
 test-api: ## Against a real API server, without a kubelet
 	tests/cluster/build $(CLUSTER)
 	cargo test --locked --test api
 
 test-e2e: ## On a full cluster with real pods (root)
-	tests/cluster/e2e $(CLUSTER)
+	tests/cluster/build $(CLUSTER)
+	tests/cluster/release
+	tests/cluster/e2e
 
-lint: ## Formatting, clippy, licences and advisories, chart
+lint: ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	tests/cluster/deny
+
+lint-chart: ## helm lint --strict
 	tests/cluster/build $(CLUSTER)
-	$(CLUSTER)/bin/helm lint --strict --quiet charts/spendkeeper
+	$(CLUSTER)/bin/helm lint --strict charts/spendkeeper
 
 generate: ## Write crds/ and docs/reference/ from the Rust types
 	cargo run --quiet --bin spendkeeper-generate
