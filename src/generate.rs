@@ -1,4 +1,5 @@
-//! Files that are generated from the Rust types: the CRDs, and the reference of their fields.
+//! Files that are generated from the Rust types: the CRDs, the reference of their fields, and the reference of metrics,
+//! conditions and Events.
 
 use std::fmt::Write;
 
@@ -8,6 +9,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use crate::api::{AIBudget, CostAllocation, ModelRoute};
+use crate::operator::conditions::{RECOMMENDATION_EVENTS, STATES};
+use crate::{operator, sidecar};
 
 /// The three kinds as the API server takes them.
 pub fn crds() -> [CustomResourceDefinition; 3] {
@@ -18,12 +21,73 @@ pub fn crds() -> [CustomResourceDefinition; 3] {
 pub fn files() -> Vec<(String, String)> {
     let mut files: Vec<_> = crds().iter().map(|crd| (format!("crds/{}.yaml", crd.spec.names.plural), yaml(crd))).collect();
     files.push(("docs/reference/fields.md".to_owned(), reference()));
+    files.push(("docs/reference/metrics.md".to_owned(), metrics()));
+    files.push(("docs/reference/conditions.md".to_owned(), conditions()));
     files
 }
 
 fn yaml(crd: &CustomResourceDefinition) -> String {
     let text = serde_saphyr::to_string(crd).expect("a CRD is plain data that YAML can hold");
     format!("# Generated from src/api by `make generate`; a test fails when it is stale.\n{text}")
+}
+
+// ---- the reference of metrics ----
+
+fn metrics() -> String {
+    let mut text = String::from(
+        "# Metrics\n\nGenerated from `src/operator/metrics.rs` and `src/sidecar/metrics.rs` by `make generate`. All are in Prometheus' text \
+         format.\n",
+    );
+    let operator = operator::metrics::DECLARATIONS.map(|m| (m.name, format!("{:?}", m.kind), m.labels, m.help));
+    let sidecar = sidecar::metrics::DECLARATIONS.map(|m| (m.name, format!("{:?}", m.kind), m.labels, m.help));
+    let places = [
+        ("The operator", "At `/metrics` of port 8080, in the clear.", operator.as_slice()),
+        ("A sidecar", "At `/metrics` of the pod's port 15401, in the clear. They begin anew with each process.", sidecar.as_slice()),
+    ];
+    for (title, place, metrics) in places {
+        let _ = write!(text, "\n## {title}\n\n{place}\n\n| metric | type | unit | labels | what it is |\n|---|---|---|---|---|\n");
+        for (name, kind, labels, help) in metrics {
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let _ = writeln!(text, "| `{name}` | {} | {} | {} | {help} |", kind.to_lowercase(), unit(name), labels.join(", "));
+        }
+    }
+    text
+}
+
+/// The unit that a name ends with, as Prometheus' conventions have it.
+fn unit(name: &str) -> &'static str {
+    const UNITS: [(&str, &str); 5] = [
+        ("_micro_usd", "millionths of a US dollar"),
+        ("_usd", "US dollars"),
+        ("_seconds", "seconds"),
+        ("_bytes", "bytes"),
+        ("_token_usage", "tokens"),
+    ];
+    let name = name.trim_end_matches("_total");
+    UNITS.iter().find(|(suffix, _)| name.ends_with(suffix)).map_or("", |(_, unit)| unit)
+}
+
+// ---- the reference of conditions and Events ----
+
+fn conditions() -> String {
+    let mut text = String::from(
+        "# Conditions and Events\n\nGenerated from `src/operator/conditions.rs` by `make generate`. When a condition's status changes, an Event \
+         says so with that state's reason; that `Exhausted` or `Alerting` is False is one only after it was True.\n\n\
+         | kind | condition | status | reason | Event | what it means |\n|---|---|---|---|---|---|\n",
+    );
+    for s in STATES {
+        let status = if s.holds { "True" } else { "False" };
+        let _ = writeln!(text, "| {} | `{}` | {status} | `{}` | {} | {} |", s.kind, s.type_, s.reason, severity(s.warning), s.meaning);
+    }
+    text.push_str("\n## Events about recommendations\n\n| reason | Event | what it means |\n|---|---|---|\n");
+    for (reason, warning, meaning) in RECOMMENDATION_EVENTS {
+        let _ = writeln!(text, "| `{reason}` | {} | {meaning} |", severity(warning));
+    }
+    text
+}
+
+fn severity(warning: bool) -> &'static str {
+    if warning { "Warning" } else { "Normal" }
 }
 
 // ---- the reference of fields ----

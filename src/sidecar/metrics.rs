@@ -1,6 +1,8 @@
 //! The sidecar's metrics: names after OpenTelemetry's conventions for generative AI where there is one. Labels come from
-//! the policy, never from a caller's text, so their number is bounded; none holds a credential.
+//! the policy, never from a caller's text, so their number is bounded; none holds a credential. They are declared in one
+//! table: the reference in `docs/` is generated from it.
 
+use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
@@ -8,10 +10,66 @@ use prometheus::{
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::money::PicoUsd;
 
+/// What a metric is: its name, labels and meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Declaration {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+const fn declare(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Declaration {
+    Declaration { name, kind, labels, help }
+}
+
+const CALL: &[&str] = &["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model", "outcome"];
+
+const DURATION: Declaration =
+    declare("gen_ai_client_operation_duration_seconds", Kind::Histogram, CALL, "From the request's arrival to the answer's last byte.");
+const FIRST_BYTE: Declaration =
+    declare("gen_ai_server_time_to_first_token_seconds", Kind::Histogram, CALL, "From the request's arrival to the answer's first byte.");
+const TOKENS: Declaration = declare(
+    "gen_ai_client_token_usage_total",
+    Kind::Counter,
+    &["gen_ai_provider_name", "gen_ai_response_model", "gen_ai_token_type"],
+    "Tokens charged, by meter.",
+);
+const COST: Declaration = declare(
+    "spendkeeper_sidecar_cost_usd_total",
+    Kind::Counter,
+    &["gen_ai_provider_name", "gen_ai_response_model"],
+    "US dollars charged; the ledger has the exact figure.",
+);
+const REFUSALS: Declaration = declare("spendkeeper_sidecar_refusals_total", Kind::Counter, &["reason"], "Calls refused, by reason.");
+const OVERRUNS: Declaration =
+    declare("spendkeeper_sidecar_overruns_total", Kind::Counter, &[], "Calls that cost more than the worst case that was reserved.");
+const LEASE_REQUESTS: Declaration =
+    declare("spendkeeper_sidecar_lease_requests_total", Kind::Counter, &["answer"], "Requests for leases, by answer.");
+const CALLS_OPEN: Declaration = declare("spendkeeper_sidecar_calls_open", Kind::Gauge, &[], "Calls on their way.");
+const BACKLOG: Declaration =
+    declare("spendkeeper_sidecar_journal_backlog_bytes", Kind::Gauge, &[], "Bytes of the journal that are not reported.");
+const LEASES_HELD: Declaration =
+    declare("spendkeeper_sidecar_leases_held_usd", Kind::Gauge, &[], "US dollars in leases: reserved by calls, or free.");
+const GENERATION: Declaration = declare("spendkeeper_sidecar_policy_generation", Kind::Gauge, &[], "Generation of the policy in force.");
+const SHARED_BYTES: Declaration =
+    declare("spendkeeper_sidecar_shared_bytes_total", Kind::Counter, &[], "Bytes of calls to shared services, both ways.");
+
+/// Every metric of a sidecar.
+pub const DECLARATIONS: [Declaration; 12] =
+    [DURATION, FIRST_BYTE, TOKENS, COST, REFUSALS, OVERRUNS, LEASE_REQUESTS, CALLS_OPEN, BACKLOG, LEASES_HELD, GENERATION, SHARED_BYTES];
+
 /// Seconds; a model's answer takes from tens of milliseconds to minutes.
 const DURATIONS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Every metric of a sidecar.
+/// The metrics, registered.
 pub struct Metrics {
     registry: Registry,
     duration: HistogramVec,
@@ -31,46 +89,25 @@ pub struct Metrics {
 impl Metrics {
     pub fn new() -> Metrics {
         let registry = Registry::new();
-        let with_labels =
-            |name: &str, help: &str, labels: &[&str]| registered(&registry, IntCounterVec::new(Opts::new(name, help), labels));
-        let call = ["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model", "outcome"];
-        let histogram = |name: &str, help: &str| {
-            let options = HistogramOpts::new(name, help).buckets(DURATIONS.to_vec());
-            registered(&registry, HistogramVec::new(options, &call))
+        let counters = |of: Declaration| register(&registry, IntCounterVec::new(Opts::new(of.name, of.help), of.labels));
+        let gauge = |of: Declaration| register(&registry, IntGauge::new(of.name, of.help));
+        let histogram = |of: Declaration| {
+            let options = HistogramOpts::new(of.name, of.help).buckets(DURATIONS.to_vec());
+            register(&registry, HistogramVec::new(options, of.labels))
         };
-        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help));
         Metrics {
-            duration: histogram("gen_ai_client_operation_duration_seconds", "From the request's arrival to the answer's last byte."),
-            first_byte: histogram("gen_ai_server_time_to_first_token_seconds", "From the request's arrival to the answer's first byte."),
-            tokens: with_labels(
-                "gen_ai_client_token_usage_total",
-                "Tokens charged, by meter.",
-                &["gen_ai_provider_name", "gen_ai_response_model", "gen_ai_token_type"],
-            ),
-            cost: registered(
-                &registry,
-                CounterVec::new(
-                    Opts::new("spendkeeper_sidecar_cost_usd_total", "US dollars charged; the ledger has the exact figure."),
-                    &["gen_ai_provider_name", "gen_ai_response_model"],
-                ),
-            ),
-            refusals: with_labels("spendkeeper_sidecar_refusals_total", "Calls refused, by reason.", &["reason"]),
-            overruns: registered(
-                &registry,
-                IntCounter::new("spendkeeper_sidecar_overruns_total", "Calls that cost more than the worst case that was reserved."),
-            ),
-            lease_requests: with_labels("spendkeeper_sidecar_lease_requests_total", "Requests for leases, by answer.", &["answer"]),
-            calls_open: gauge("spendkeeper_sidecar_calls_open", "Calls on their way."),
-            journal_backlog: gauge("spendkeeper_sidecar_journal_backlog_bytes", "Bytes of the journal that are not reported."),
-            lease_held: registered(
-                &registry,
-                Gauge::new("spendkeeper_sidecar_leases_held_usd", "US dollars in leases: reserved by calls, or free."),
-            ),
-            policy_generation: gauge("spendkeeper_sidecar_policy_generation", "Generation of the policy in force."),
-            shared_bytes: registered(
-                &registry,
-                Counter::new("spendkeeper_sidecar_shared_bytes_total", "Bytes of calls to shared services, both ways."),
-            ),
+            duration: histogram(DURATION),
+            first_byte: histogram(FIRST_BYTE),
+            tokens: counters(TOKENS),
+            cost: register(&registry, CounterVec::new(Opts::new(COST.name, COST.help), COST.labels)),
+            refusals: counters(REFUSALS),
+            overruns: register(&registry, IntCounter::new(OVERRUNS.name, OVERRUNS.help)),
+            lease_requests: counters(LEASE_REQUESTS),
+            calls_open: gauge(CALLS_OPEN),
+            journal_backlog: gauge(BACKLOG),
+            lease_held: register(&registry, Gauge::new(LEASES_HELD.name, LEASES_HELD.help)),
+            policy_generation: gauge(GENERATION),
+            shared_bytes: register(&registry, Counter::new(SHARED_BYTES.name, SHARED_BYTES.help)),
             registry,
         }
     }
@@ -125,10 +162,10 @@ pub fn usd(amount: PicoUsd) -> f64 {
     amount.0 as f64 / 1e12
 }
 
-fn registered<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    let metric = made.expect("names and labels are constants of the right form");
-    registry.register(Box::new(metric.clone())).expect("each name is registered once");
-    metric
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect("the declarations have valid names and labels");
+    registry.register(Box::new(collector.clone())).expect("each declaration has a name of its own");
+    collector
 }
 
 #[cfg(test)]
@@ -141,5 +178,13 @@ mod tests {
         metrics.refusals.with_label_values(&["spendkeeper_budget_exceeded"]).inc();
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("spendkeeper_sidecar_refusals_total{reason=\"spendkeeper_budget_exceeded\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn names_say_their_kind() {
+        for of in DECLARATIONS {
+            assert!(of.help.ends_with('.'), "{}", of.name);
+            assert_eq!(of.name.ends_with("_total"), of.kind == Kind::Counter, "{}", of.name);
+        }
     }
 }
