@@ -130,7 +130,10 @@ impl TryFrom<proto::AcquireRequest> for LeaseAsk {
 pub fn decision_to_wire(decision: Decision, now_ms: i64) -> proto::AcquireResponse {
     use proto::acquire_response::Decision as Wire;
     let decision = match decision {
-        Decision::Granted { granted, valid_for_ms } => Wire::Granted(proto::Granted { granted: Some(granted.into()), valid_for_ms }),
+        Decision::Granted { granted, valid_for_ms, left } => {
+            let left_pico_usd = left.map(|left| left.0.to_string()).unwrap_or_default();
+            Wire::Granted(proto::Granted { granted: Some(granted.into()), valid_for_ms, left_pico_usd })
+        }
         Decision::Refused { shortfalls } => {
             let shortfalls = shortfalls.into_iter().map(|s| shortfall_to_wire(s, now_ms)).collect();
             Wire::Refused(proto::Refused { shortfalls })
@@ -147,9 +150,12 @@ pub fn decision_to_wire(decision: Decision, now_ms: i64) -> proto::AcquireRespon
 pub fn decision_from_wire(response: proto::AcquireResponse, now_ms: i64) -> Result<Decision, Malformed> {
     use proto::acquire_response::Decision as Wire;
     match response.decision.ok_or(Malformed::Missing { field: "decision" })? {
-        Wire::Granted(granted) => {
-            Ok(Decision::Granted { granted: amount("granted", granted.granted)?, valid_for_ms: granted.valid_for_ms.max(0) })
-        }
+        Wire::Granted(granted) => Ok(Decision::Granted {
+            granted: amount("granted", granted.granted)?,
+            valid_for_ms: granted.valid_for_ms.max(0),
+            // An older operator does not say, and what is only shown is not worth an error.
+            left: granted.left_pico_usd.parse().ok().map(PicoUsd),
+        }),
         Wire::Refused(refused) => {
             let shortfalls = refused.shortfalls.into_iter().map(|s| shortfall_from_wire(s, now_ms)).collect::<Result<_, _>>()?;
             Ok(Decision::Refused { shortfalls })

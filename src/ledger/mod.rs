@@ -26,6 +26,7 @@ use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallRecord};
 use crate::core::dimensions::{Dimensions, Origin};
 use crate::core::limit::{LimitTerms, Shortfall};
+use crate::core::money::PicoUsd;
 use query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 
 /// Who holds a lease: the pod's UID, or a fixed name for a sidecar that runs without a cluster.
@@ -54,7 +55,13 @@ pub struct Acquire {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Decision {
     /// `granted` was added to the lease. New calls may draw on it for `valid_for_ms`, counted from before the request was sent.
-    Granted { granted: Amount, valid_for_ms: i64 },
+    /// `left` is what the tightest limit in US dollars has left for everybody after it; `None` when no limit is in dollars.
+    Granted {
+        granted: Amount,
+        valid_for_ms: i64,
+        #[serde(default)]
+        left: Option<PicoUsd>,
+    },
     /// The limits that had less left than `min`; nothing was set aside.
     Refused { shortfalls: Vec<Shortfall> },
     /// A window of the lease has ended: give it back and ask for a new one.

@@ -22,8 +22,8 @@ pub enum ErrorKind {
     InvalidRequest,
     /// The request is larger than the sidecar accepts.
     TooLarge,
-    /// Nothing answers at the path.
-    NotFound,
+    /// The provider's credential is not there.
+    NoCredential,
     /// The provider cannot be reached.
     UpstreamUnreachable,
     /// The sidecar has no policy yet.
@@ -41,7 +41,7 @@ impl ErrorKind {
             ErrorKind::Sensitive => (403, "invalid_request_error", "permission_error", "spendkeeper_sensitive_content"),
             ErrorKind::InvalidRequest => (400, "invalid_request_error", "invalid_request_error", "spendkeeper_invalid_request"),
             ErrorKind::TooLarge => (413, "invalid_request_error", "request_too_large", "spendkeeper_request_too_large"),
-            ErrorKind::NotFound => (404, "invalid_request_error", "not_found_error", "spendkeeper_not_found"),
+            ErrorKind::NoCredential => (503, "server_error", "api_error", "spendkeeper_no_credential"),
             ErrorKind::UpstreamUnreachable => (502, "server_error", "api_error", "spendkeeper_upstream_unreachable"),
             ErrorKind::NotReady => (503, "server_error", "api_error", "spendkeeper_not_ready"),
         }

@@ -41,8 +41,8 @@ pub struct Facts {
     pub turns: usize,
     pub tools: usize,
     pub required: BTreeSet<Capability>,
-    /// Tools that run at the provider and are billed by call.
-    pub server_tools: Vec<String>,
+    /// See [`Request::surcharges`].
+    pub surcharges: Vec<String>,
     /// See [`Request::input_bound`].
     pub input_bound: u64,
     pub members: Members,
@@ -124,9 +124,10 @@ impl Request {
         &self.facts.required
     }
 
-    /// Tools that run at the provider and are billed by call, by type.
-    pub fn server_tools(&self) -> &[String] {
-        &self.facts.server_tools
+    /// What the request asks for that is billed beyond its tokens at list price: tools that run at the provider, a dearer
+    /// service tier, spoken output.
+    pub fn surcharges(&self) -> &[String] {
+        &self.facts.surcharges
     }
 
     pub fn prompt(&self) -> PromptText<'_> {

@@ -41,6 +41,28 @@ fn an_openai_request_says_what_it_asks_for() {
 }
 
 #[test]
+fn what_costs_more_than_its_tokens_is_named() {
+    let asked = |protocol, member: &str, value: serde_json::Value| {
+        let mut body = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]});
+        body[member] = value;
+        request(protocol, &body).surcharges().to_vec()
+    };
+    let table = [
+        (OpenAIChat, "service_tier", json!("priority"), "service_tier: priority"),
+        (OpenAIChat, "service_tier", json!("flex"), ""),
+        (OpenAIChat, "web_search_options", json!({}), "web_search_options"),
+        (OpenAIChat, "web_search_options", json!(null), ""),
+        (OpenAIChat, "audio", json!({"voice": "alloy"}), "audio"),
+        (AnthropicMessages, "speed", json!("fast"), "speed: fast"),
+        (AnthropicMessages, "speed", json!("standard"), ""),
+        (AnthropicMessages, "inference_geo", json!("us"), "inference_geo: us"),
+    ];
+    for (protocol, member, value, expected) in table {
+        assert_eq!(asked(protocol, member, value.clone()).join(", "), expected, "{member}: {value}");
+    }
+}
+
+#[test]
 fn an_anthropic_request_says_what_it_asks_for() {
     let r = request(
         AnthropicMessages,
@@ -55,7 +77,7 @@ fn an_anthropic_request_says_what_it_asks_for() {
         }),
     );
     assert_eq!((r.model(), r.max_output(), r.stream()), ("claude-opus-5", Some(100), false));
-    assert_eq!(r.server_tools(), ["web_search_20250305"]);
+    assert_eq!(r.surcharges(), ["web_search_20250305"]);
     assert!(r.required().contains(&Capability::Reasoning));
     let prompt = r.prompt();
     assert_eq!(prompt.parts[prompt.last_user], "Look it up.");

@@ -19,8 +19,8 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const KUBELET_PORT: u16 = 10250;
 /// A kubelet's answer has two lines a container; more than this is no kubelet's.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// Samples kept of one container: a day at the default of one in fifteen seconds.
-const MAX_SAMPLES: usize = 5_760;
+/// How far back samples are kept: the default of `minHistorySeconds`, a day, and an hour more, so that it can be reached.
+const KEPT_MS: i64 = 25 * 3_600_000;
 
 /// One container of one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ impl UsageHistory {
         let series = history.entry(key).or_default();
         if let Some(sample) = series.last.and_then(|last| between(last, reading)) {
             series.samples.push_back(sample);
-            if series.samples.len() > MAX_SAMPLES {
+            while series.samples.front().is_some_and(|oldest| oldest.at_ms < sample.at_ms - KEPT_MS) {
                 series.samples.pop_front();
             }
         }
@@ -217,7 +217,7 @@ pub async fn collect(context: std::sync::Arc<super::context::Context>, interval:
                 Err(_) => {}
             }
         }
-        context.usage.forget_before(now_ms - 24 * 3_600_000);
+        context.usage.forget_before(now_ms - KEPT_MS);
     }
 }
 
@@ -255,5 +255,16 @@ nonsense{
         let samples = history.samples("shop", "app", |pod| pod == "bot-1");
         assert_eq!(samples.iter().map(|s| s.nanocores).collect::<Vec<_>>(), [500_000_000, 250_000_000]);
         assert!(history.samples("shop", "app", |_| false).is_empty());
+    }
+
+    #[test]
+    fn a_day_of_history_is_kept_however_often_it_is_read() {
+        let history = UsageHistory::default();
+        for second in (0..2 * 86_400).step_by(5) {
+            history.add(key(), Reading { cpu_seconds: second as f64 * 0.1, memory_bytes: 7, at_ms: second * 1_000 });
+        }
+        let samples = history.samples("shop", "app", |_| true);
+        let span_ms = samples[samples.len() - 1].at_ms - samples[0].at_ms;
+        assert!((86_400_000..=KEPT_MS).contains(&span_ms), "{span_ms} ms");
     }
 }

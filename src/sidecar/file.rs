@@ -139,7 +139,11 @@ fn find_credentials(loaded: &mut Loaded, route: &ResourceKey, spec: &ModelRouteS
                 backend: backend.name.clone(),
                 value: Secret::new(value.trim().to_owned()),
             }),
-            None => loaded.without_credential.push((backend.name.clone(), name)),
+            None => {
+                let backends = loaded.policy.routes.iter_mut().filter(|r| r.key == *route).flat_map(|r| &mut r.backends);
+                backends.filter(|b| b.name == backend.name).for_each(|b| b.has_credential = false);
+                loaded.without_credential.push((backend.name.clone(), name));
+            }
         }
     }
 }
@@ -163,6 +167,8 @@ mod tests {
         let loaded = parse("laptop.yaml", EXAMPLE, variable).unwrap();
         assert!(!loaded.policy.budgets.is_empty() && !loaded.policy.routes.is_empty());
         assert_eq!(loaded.credentials.iter().map(|c| c.value.expose()).collect::<Vec<_>>(), ["sk-1"]);
+        let promised: Vec<bool> = loaded.policy.routes[0].backends.iter().map(|b| b.has_credential).collect();
+        assert_eq!(promised, [true, false], "without a credential the app's own is passed on");
         assert_eq!(loaded.without_credential, [("anthropic".to_owned(), "SPENDKEEPER_CREDENTIAL_ANTHROPIC_API_KEY".to_owned())]);
     }
 

@@ -18,6 +18,7 @@ use super::route::Plan;
 use super::settle::{Ending, OpenCall};
 use super::upstream::UpstreamBody;
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
+use crate::core::limit::LimitKey;
 use crate::core::policy::{Model, Protocol};
 use crate::core::route::Candidate;
 use crate::llm::{ErrorKind, Rewrite};
@@ -37,7 +38,7 @@ pub async fn attempt(
     call: &Admitted,
     plan: &Plan<'_>,
     candidate: &Candidate,
-    Reserved { reservation, worst }: Reserved,
+    Reserved { reservation, worst, limits }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let model = &plan.route.route.backends[candidate.backend].models[candidate.model];
@@ -58,7 +59,7 @@ pub async fn attempt(
     };
     sidecar.health.trying(&backend.id, sidecar.accounts.clock.monotonic_ms());
     match tokio::time::timeout(sidecar.settings.answer_timeout, sidecar.upstream.send(request)).await {
-        Ok(Ok(response)) => answered(sidecar, call, backend, model, &worst, open, response).await,
+        Ok(Ok(response)) => answered(sidecar, call, (backend, model), &worst, &limits, open, response).await,
         Ok(Err(error)) => {
             sidecar.health.failed(&backend.id, sidecar.accounts.clock.monotonic_ms());
             let reason = with_causes(&error);
@@ -83,9 +84,9 @@ pub async fn attempt(
 async fn answered(
     sidecar: &Arc<Sidecar>,
     call: &Admitted,
-    backend: &ReadyBackend,
-    model: &Model,
+    (backend, model): (&ReadyBackend, &Model),
     worst: &WorstCase,
+    limits: &[LimitKey],
     mut open: OpenCall,
     response: Response<Incoming>,
 ) -> Attempt {
@@ -106,12 +107,18 @@ async fn answered(
     }
     let metering = Metering { protocol: call.protocol, rates: worst.rates, status: status.as_u16() };
     let streamed = head.content_type().is_some_and(|t| t.starts_with("text/event-stream"));
-    Attempt::Answered(if streamed {
+    let mut response = if streamed {
         let hide_usage = call.request.stream() && !call.request.wants_usage();
         meter::streamed_answer(open, head, body, metering, hide_usage, sidecar.settings.drain_timeout)
     } else {
         meter::whole_answer(open, head, body, metering).await
-    })
+    };
+    // A stream's own reservation still counts as spent here.
+    let remaining = sidecar.accounts.leases.remaining(limits).map(|remaining| HeaderValue::from_str(&remaining.to_decimal()));
+    if let Some(Ok(remaining)) = remaining {
+        response.headers_mut().insert("x-spend-budget-remaining-usd", remaining);
+    }
+    Attempt::Answered(response)
 }
 
 /// The head of an answer, as the caller gets it.

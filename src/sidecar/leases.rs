@@ -21,6 +21,7 @@ use crate::channel::message::LeaseAsk;
 use crate::core::amount::Amount;
 use crate::core::lease::{Answer, Ask, GiveBack, LeaseBook, LeaseId};
 use crate::core::limit::{LimitKey, Shortfall};
+use crate::core::money::PicoUsd;
 use crate::ledger::Decision;
 
 /// How often unneeded money is looked for.
@@ -43,6 +44,8 @@ pub enum Denied {
 pub struct Leases {
     book: Mutex<LeaseBook>,
     gates: Mutex<HashMap<Vec<LimitKey>, Arc<Gate>>>,
+    /// What the ledger had left under each set of limits when it last granted something.
+    left: Mutex<HashMap<Vec<LimitKey>, PicoUsd>>,
     source: Arc<dyn LeaseSource>,
     journal: Arc<Journal>,
     metrics: Arc<Metrics>,
@@ -67,7 +70,7 @@ struct Denial {
 
 impl Leases {
     pub fn new(source: Arc<dyn LeaseSource>, journal: Arc<Journal>, metrics: Arc<Metrics>, clock: Clock) -> Leases {
-        Leases { book: Mutex::default(), gates: Mutex::default(), source, journal, metrics, clock }
+        Leases { book: Mutex::default(), gates: Mutex::default(), left: Mutex::default(), source, journal, metrics, clock }
     }
 
     /// Draws `need` under `limits` (sorted), with a request to the ledger if too little is held.
@@ -135,8 +138,11 @@ impl Leases {
             answer => answer?,
         };
         match &decision {
-            Decision::Granted { granted, valid_for_ms } => {
+            Decision::Granted { granted, valid_for_ms, left } => {
                 let expires_ms = sent_ms.saturating_add(*valid_for_ms);
+                if let Some(left) = left {
+                    lock(&self.left).insert(limits.to_vec(), *left);
+                }
                 self.answered(limits, ask, Answer::Granted { amount: *granted, expires_ms }, *granted);
             }
             Decision::Refused { .. } => self.answered(limits, ask, Answer::Refused, Amount::ZERO),
@@ -180,6 +186,13 @@ impl Leases {
     /// What one more call under exactly these limits could draw at once.
     pub fn free(&self, limits: &[LimitKey]) -> Amount {
         self.book().free(limits, self.clock.monotonic_ms())
+    }
+
+    /// What calls under exactly these limits may still cost, by the ledger's last word and what is held here; `None` when no
+    /// limit is in US dollars. Others may have drawn on the same limits since.
+    pub fn remaining(&self, limits: &[LimitKey]) -> Option<PicoUsd> {
+        let left = *lock(&self.left).get(limits)?;
+        Some(left + self.free(limits).usd)
     }
 
     /// Granted and neither settled nor given back.

@@ -12,7 +12,7 @@ use super::settle::Reservation;
 use crate::core::amount::{Amount, Unit};
 use crate::core::budget::Applicable;
 use crate::core::cel::CallFacts;
-use crate::core::limit::Shortfall;
+use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::policy::UnpricedModels;
 use crate::core::price::Rates;
 use crate::core::route::Candidate;
@@ -73,6 +73,8 @@ impl WorstCase {
 pub struct Reserved {
     pub reservation: Reservation,
     pub worst: WorstCase,
+    /// The limits that it was drawn under.
+    pub limits: Vec<LimitKey>,
 }
 
 /// A call that may not be made with this model.
@@ -85,7 +87,7 @@ pub struct Refused {
 /// Reserves a call's worst case with a candidate.
 ///
 /// # Errors
-/// When a budget has too little left, or the ledger cannot say, or the model has no price.
+/// When a budget has too little left, or the ledger cannot say, or the model has no price, or its backend no credential.
 pub async fn reserve(
     sidecar: &Sidecar,
     snapshot: &Snapshot,
@@ -95,6 +97,14 @@ pub async fn reserve(
 ) -> Result<Reserved, Refused> {
     let backend = &plan.route.route.backends[candidate.backend];
     let model = &backend.models[candidate.model];
+    if backend.has_credential && plan.route.backends[candidate.backend].credential.is_none() {
+        // The app's own key is a placeholder: the provider would refuse it with words that help nobody.
+        let message = format!(
+            "the credential of backend {} of ModelRoute {} is not there; make the Secret that its spec.backends[].credentials names, with that key",
+            backend.name, plan.route.route.key
+        );
+        return Err(Refused { refusal: Refusal::passing(ErrorKind::NoCredential, message), fit: false });
+    }
     let facts = CallFacts {
         origin: &snapshot.policy.origin,
         dimensions: &call.dimensions,
@@ -109,24 +119,25 @@ pub async fn reserve(
         None => candidate.output_limit.min(sidecar.settings.default_max_output),
     };
     let worst = WorstCase { input: call.request.input_bound(), cap, choices: call.request.choices(), rates: candidate.rates };
-    draw(sidecar, snapshot, &budgets, worst).await
+    draw(sidecar, snapshot, budgets, worst).await
 }
 
-async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: &Applicable, mut worst: WorstCase) -> Result<Reserved, Refused> {
-    let reserved = |worst: WorstCase, lease, unleased| Reserved {
+async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut worst: WorstCase) -> Result<Reserved, Refused> {
+    let reserved = |worst: WorstCase, limits, lease, unleased| Reserved {
         reservation: Reservation::new(Arc::clone(&sidecar.accounts), worst.amount(), lease, unleased),
         worst,
+        limits,
     };
     if budgets.leased.is_empty() {
-        return Ok(reserved(worst, None, budgets.warned.clone()));
+        return Ok(reserved(worst, Vec::new(), None, budgets.warned));
     }
     let mut fittings = 0;
     loop {
         match sidecar.accounts.leases.draw(&budgets.leased, worst.amount()).await {
-            Ok(lease) => return Ok(reserved(worst, Some(lease), budgets.warned.clone())),
+            Ok(lease) => return Ok(reserved(worst, budgets.leased, Some(lease), budgets.warned)),
             Err(leases::Denied::Unavailable(reason)) if budgets.fail_open => {
                 tracing::warn!(%reason, "the ledger is away and every budget fails open: the call goes on and is charged later");
-                return Ok(reserved(worst, None, [budgets.leased.as_slice(), &budgets.warned].concat()));
+                return Ok(reserved(worst, Vec::new(), None, [budgets.leased, budgets.warned].concat()));
             }
             Err(leases::Denied::Unavailable(reason)) => {
                 let message = format!("the ledger cannot be reached ({reason}), and a budget of this call fails closed; try again shortly");
@@ -159,12 +170,12 @@ fn check_price(budgets: &Applicable, call: &Admitted, model: &str, candidate: &C
              spec.backends[].models[].price, or set unpricedModels: Allow in the AIBudget"
         ));
     }
-    match call.request.server_tools() {
+    match call.request.surcharges() {
         [] => Ok(()),
-        tools => refused(format!(
-            "tools that run at the provider ({}) are billed beyond tokens, and have no price here; leave them out, or set \
-             unpricedModels: Allow in the AIBudget",
-            tools.join(", ")
+        surcharges => refused(format!(
+            "{} is billed beyond the tokens at list price, and has no price here; leave it out, or set unpricedModels: Allow in \
+             the AIBudget",
+            surcharges.join(", ")
         )),
     }
 }

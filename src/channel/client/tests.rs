@@ -45,7 +45,7 @@ impl Control for Arc<Operator> {
 
     async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireResponse>, Status> {
         let ask = LeaseAsk::try_from(self.admit(request)?).unwrap();
-        Ok(Response::new(convert::decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: 9 }, 0)))
+        Ok(Response::new(convert::decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: 9, left: None }, 0)))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
@@ -76,7 +76,7 @@ fn ask() -> LeaseAsk {
 async fn every_request_carries_the_token_of_the_moment() {
     let (operator, client, token) = connected().await;
     let granted = client.acquire(ask(), || 0).await.unwrap();
-    assert_eq!(granted, Decision::Granted { granted: ask().want, valid_for_ms: 9 });
+    assert_eq!(granted, Decision::Granted { granted: ask().want, valid_for_ms: 9, left: None });
     std::fs::write(token.path(), "second").unwrap();
     client.report(vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }]).await.unwrap();
     assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer second"]);

@@ -103,7 +103,7 @@ fn answers_survive_the_wire_and_their_times_move_to_the_readers_clock() {
     let sent = Decision::Refused { shortfalls: vec![shortfall(Some(1_500)), shortfall(None)] };
     let read = decision_from_wire(over_the_wire(decision_to_wire(sent, 1_000)), 90_000).unwrap();
     assert_eq!(read, Decision::Refused { shortfalls: vec![shortfall(Some(90_500)), shortfall(None)] });
-    for decision in [Decision::Expired, Decision::Granted { granted: a_record().reserved, valid_for_ms: 60_000 }] {
+    for decision in [Decision::Expired, Decision::Granted { granted: a_record().reserved, valid_for_ms: 60_000, left: Some(PicoUsd(7)) }] {
         assert_eq!(decision_from_wire(decision_to_wire(decision.clone(), 5), 9).unwrap(), decision);
     }
 }

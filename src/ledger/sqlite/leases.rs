@@ -78,10 +78,10 @@ fn decide(connection: &Connection, request: &Acquire, now_ms: i64) -> Result<Dec
     if !shortfalls.is_empty() {
         return Ok(Decision::Refused { shortfalls });
     }
-    Ok(Decision::Granted {
-        granted: grant(&request.limits, &left, request.min, request.want),
-        valid_for_ms: valid_for(&request.limits, now_ms),
-    })
+    let granted = grant(&request.limits, &left, request.min, request.want);
+    let in_usd = request.limits.iter().zip(&left).filter(|(terms, _)| terms.unit == Unit::Usd);
+    let left = in_usd.map(|(_, left)| PicoUsd(left - granted.usd.0)).min();
+    Ok(Decision::Granted { granted, valid_for_ms: valid_for(&request.limits, now_ms), left })
 }
 
 fn resets_at(span: Span) -> Option<i64> {

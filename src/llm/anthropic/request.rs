@@ -32,6 +32,10 @@ struct MessagesRequest<'a> {
     thinking: Option<Kind<'a>>,
     stream: Option<bool>,
     #[serde(borrow)]
+    speed: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    inference_geo: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     max_tokens: Option<&'a RawValue>,
 }
 
@@ -84,7 +88,7 @@ pub fn facts(body: &str) -> Result<Facts, RequestError> {
         turns: request.messages.len(),
         tools,
         required: required(&request, tools),
-        server_tools: server_tools(&request),
+        surcharges: surcharges(&request),
         input_bound: input_bound(body, &contents, IMAGE_TOKENS, overhead),
         members: Members { model: span(request.model), max_output: span(request.max_tokens).into_iter().collect(), stream_options: None },
     })
@@ -97,9 +101,13 @@ fn required(request: &MessagesRequest<'_>, tools: usize) -> std::collections::BT
     needs.into_iter().filter_map(|(needed, capability)| needed.then_some(capability)).collect()
 }
 
-/// Tools with a dated type, such as `web_search_20250305`, run at the provider.
-fn server_tools(request: &MessagesRequest<'_>) -> Vec<String> {
+/// What makes a call dearer than its tokens at list price: tools that run at the provider (they have a dated type, such as
+/// `web_search_20250305`), fast mode, and a guaranteed place of inference.
+fn surcharges(request: &MessagesRequest<'_>) -> Vec<String> {
     const AT_THE_PROVIDER: [&str; 3] = ["web_search", "web_fetch", "code_execution"];
     let kinds = request.tools.iter().flatten().filter_map(|t| t.kind.as_deref());
-    kinds.filter(|kind| AT_THE_PROVIDER.iter().any(|t| kind.starts_with(t))).map(str::to_owned).collect()
+    let tools = kinds.filter(|kind| AT_THE_PROVIDER.iter().any(|t| kind.starts_with(t))).map(str::to_owned);
+    let fast = request.speed.as_deref().filter(|speed| *speed != "standard").map(|speed| format!("speed: {speed}"));
+    let placed = request.inference_geo.as_deref().filter(|geo| *geo != "global").map(|geo| format!("inference_geo: {geo}"));
+    tools.chain(fast).chain(placed).collect()
 }

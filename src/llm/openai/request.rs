@@ -30,6 +30,11 @@ struct ChatRequest<'a> {
     #[serde(borrow)]
     response_format: Option<Kind<'a>>,
     reasoning_effort: Option<IgnoredAny>,
+    #[serde(borrow)]
+    service_tier: Option<Cow<'a, str>>,
+    web_search_options: Option<IgnoredAny>,
+    /// Parameters of spoken output.
+    audio: Option<IgnoredAny>,
     stream: Option<bool>,
     #[serde(borrow)]
     stream_options: Option<&'a RawValue>,
@@ -92,7 +97,7 @@ pub fn facts(body: &str) -> Result<Facts, RequestError> {
         turns: request.messages.len(),
         tools,
         required: required(&request, tools),
-        server_tools: Vec::new(),
+        surcharges: surcharges(&request),
         input_bound: input_bound(body, &contents, IMAGE_TOKENS, overhead),
         members: members(body, &request),
     })
@@ -116,6 +121,17 @@ fn required(request: &ChatRequest<'_>, tools: usize) -> std::collections::BTreeS
         (request.reasoning_effort.is_some(), Capability::Reasoning),
     ];
     needs.into_iter().filter_map(|(needed, capability)| needed.then_some(capability)).collect()
+}
+
+/// Members that make a call dearer than its tokens at list price.
+fn surcharges(request: &ChatRequest<'_>) -> Vec<String> {
+    let priority = request.service_tier.as_deref() == Some("priority");
+    let table = [
+        (priority, "service_tier: priority"),
+        (request.web_search_options.is_some(), "web_search_options"),
+        (request.audio.is_some(), "audio"),
+    ];
+    table.into_iter().filter_map(|(asked, what)| asked.then(|| what.to_owned())).collect()
 }
 
 fn members(body: &str, request: &ChatRequest<'_>) -> Members {

@@ -8,7 +8,7 @@ use crate::core::amount::Unit;
 use crate::core::budget::BudgetSet;
 use crate::core::forecast::{Pace, percent};
 use crate::core::money::PicoUsd;
-use crate::core::policy::{Budget, Window};
+use crate::core::policy::{Budget, Enforcement, Window};
 use crate::core::recommend::rfc3339;
 use crate::ledger::query::LimitBalance;
 use crate::operator::conditions::{Finding, Transition, conditions};
@@ -59,7 +59,7 @@ fn decide(inputs: &Inputs<'_>) -> (AIBudgetStatus, Vec<Transition>) {
     let before = inputs.budget.status.clone().unwrap_or_default();
     let generation = inputs.budget.metadata.generation;
     let mut limits = Vec::new();
-    let mut findings = vec![ready(&inputs.parsed)];
+    let mut findings = vec![ready(&inputs.parsed, inputs.budget.spec.enforcement)];
     if let Ok(budget) = inputs.parsed {
         limits = inputs.balances.iter().filter_map(|(balance, _)| limit_status(inputs, budget, balance)).collect();
         limits.sort_by(|a, b| b.percent_spent.cmp(&a.percent_spent).then_with(|| (&a.name, &a.split).cmp(&(&b.name, &b.split))));
@@ -79,8 +79,9 @@ fn decide(inputs: &Inputs<'_>) -> (AIBudgetStatus, Vec<Transition>) {
     (status, news)
 }
 
-fn ready(parsed: &Result<&Budget, String>) -> Finding {
+fn ready(parsed: &Result<&Budget, String>, enforcement: Enforcement) -> Finding {
     let (holds, reason, message) = match parsed {
+        Ok(_) if enforcement == Enforcement::Warn => (true, "InForce", "Matching calls are counted, and never refused.".to_owned()),
         Ok(_) => (true, "InForce", "Every matching call must fit this budget before it is made.".to_owned()),
         Err(problems) => (false, "Invalid", format!("Not in force: {problems}")),
     };

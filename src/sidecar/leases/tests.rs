@@ -30,7 +30,7 @@ impl LeaseSource for Fake {
         }
         let granted = ask.want.min(Amount { usd: PicoUsd(*left), ..ask.want }).max(ask.min);
         *left -= granted.usd.0;
-        Ok(Decision::Granted { granted, valid_for_ms: 60_000 })
+        Ok(Decision::Granted { granted, valid_for_ms: 60_000, left: None })
     }
 
     async fn report(&self, entries: Vec<Reported>) -> Result<(), SourceError> {
