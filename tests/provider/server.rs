@@ -68,6 +68,11 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
+/// The key of `Authorization: Bearer KEY`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    header(headers, "authorization")?.strip_prefix("Bearer ")
+}
+
 pub fn router(args: &Args) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::completions))

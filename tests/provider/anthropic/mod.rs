@@ -16,7 +16,7 @@ use crate::fields::Received;
 use crate::models::{Model, Vendor, find, of_vendor};
 use crate::refusal::Refusal;
 use crate::reply;
-use crate::server::{Provider, header};
+use crate::server::{Provider, bearer, header};
 use write::Messages;
 
 pub use refusals::refusal;
@@ -63,8 +63,10 @@ fn described(model: &Model) -> Value {
         "max_input_tokens": model.context_window, "max_tokens": model.max_output})
 }
 
-/// The key first, then the version, as the real one does.
+/// The key first, then the version, as the real one does. SDKs since 2026 send the key as a bearer token, older ones in a header
+/// of its own; the real one takes either.
 fn check(provider: &Provider, headers: &HeaderMap) -> Result<(), Refusal> {
-    provider.check_key(provider.anthropic_key.as_deref(), header(headers, "x-api-key"))?;
+    let presented = header(headers, "x-api-key").or_else(|| bearer(headers));
+    provider.check_key(provider.anthropic_key.as_deref(), presented)?;
     header(headers, "anthropic-version").map(|_| ()).ok_or(Refusal::NoVersion)
 }

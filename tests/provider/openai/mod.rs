@@ -16,7 +16,7 @@ use crate::fields::Received;
 use crate::models::{Model, Vendor, find, of_vendor};
 use crate::refusal::Refusal;
 use crate::reply;
-use crate::server::{Provider, header};
+use crate::server::{Provider, bearer};
 use write::Chat;
 
 pub use refusals::refusal;
@@ -57,6 +57,5 @@ fn described(model: &Model) -> Value {
 }
 
 fn check_key(provider: &Provider, headers: &HeaderMap) -> Result<(), Refusal> {
-    let presented = header(headers, "authorization").and_then(|value| value.strip_prefix("Bearer "));
-    provider.check_key(provider.openai_key.as_deref(), presented)
+    provider.check_key(provider.openai_key.as_deref(), bearer(headers))
 }
