@@ -1,0 +1,120 @@
+//! From a request that was understood to its answer, whichever protocol it came in: faults, bill, pace, whole or streamed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use futures::{TryStreamExt, future, stream};
+use serde_json::Value;
+
+use crate::answer::{Answer, Wish};
+use crate::faults::Fault;
+use crate::models::Model;
+use crate::pace::{Generation, Piece, Step, Usage};
+use crate::prompt::Prompt;
+use crate::refusal::Refusal;
+use crate::server::Provider;
+
+/// What was sent must have left before the connection breaks, or the break would swallow it.
+const BEFORE_A_CUT: Duration = Duration::from_millis(30);
+
+/// A request that was understood.
+pub struct Ask {
+    pub label: String,
+    pub model: &'static Model,
+    pub prompt: Prompt,
+    /// One for each answer.
+    pub wishes: Vec<Wish>,
+    pub streamed: bool,
+}
+
+/// How a protocol writes answers. Events are whole server-sent events, and may be none at all.
+pub trait Dialect: Send + 'static {
+    fn refuse(&self, refusal: &Refusal) -> Response;
+    fn whole(&self, answers: &[Answer], usage: &Usage) -> Value;
+    fn opening(&mut self, answers: &[Answer], usage: &Usage) -> String;
+    fn piece(&mut self, piece: &Piece) -> String;
+    fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String;
+}
+
+pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Response {
+    let call = provider.bill.open(&ask.label, ask.model);
+    let fault = provider.faults.next(&ask.label, ask.model.name);
+    if let Some(Fault::Status(refusal)) = &fault {
+        return dialect.refuse(refusal);
+    }
+    let mut pace = provider.pace;
+    if let Some(Fault::Slow { delay }) = fault {
+        pace.first_token += delay;
+    }
+    let cut_after = if let Some(Fault::CutStream { after_tokens }) = fault { Some(after_tokens) } else { None };
+    let input = provider.cache.split(ask.model, &ask.prompt, Instant::now());
+    let answers = ask.wishes.into_iter().map(Wish::answer).collect();
+    let generation = Generation::start(call, input, answers, pace, cut_after);
+    if fault == Some(Fault::Hang) {
+        // Ends when the caller goes away, which drops this call.
+        future::pending::<()>().await;
+    }
+    if ask.streamed { streamed(generation, dialect) } else { whole(generation, dialect).await }
+}
+
+async fn whole(mut generation: Generation, dialect: impl Dialect) -> Response {
+    generation.first_token().await;
+    let mut cut = false;
+    while let Some(step) = generation.next().await {
+        cut = step == Step::Cut;
+        if cut {
+            break;
+        }
+    }
+    let body = dialect.whole(generation.answers(), &generation.usage()).to_string();
+    let body = if cut { broken_off(body) } else { Body::from(body) };
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Half of a body, then the end of the connection.
+fn broken_off(body: String) -> Body {
+    let mut half = body.into_bytes();
+    half.truncate(half.len() / 2);
+    let break_off = async {
+        tokio::time::sleep(BEFORE_A_CUT).await;
+        Err(cut())
+    };
+    Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(Bytes::from(half))]), stream::once(break_off)))
+}
+
+enum Stage {
+    Opening,
+    Writing,
+    Closed,
+}
+
+fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
+    let events = stream::try_unfold((Stage::Opening, generation, dialect), |(stage, mut generation, mut dialect)| async move {
+        let (events, stage) = match stage {
+            Stage::Opening => {
+                generation.first_token().await;
+                (dialect.opening(generation.answers(), &generation.usage()), Stage::Writing)
+            }
+            Stage::Writing => match generation.next().await {
+                Some(Step::Piece(piece)) => (dialect.piece(&piece), Stage::Writing),
+                Some(Step::Cut) => {
+                    tokio::time::sleep(BEFORE_A_CUT).await;
+                    return Err(cut());
+                }
+                None => (dialect.closing(generation.answers(), &generation.usage()), Stage::Closed),
+            },
+            Stage::Closed => return Ok(None),
+        };
+        Ok(Some((Bytes::from(events), (stage, generation, dialect))))
+    });
+    // An empty chunk would end the body.
+    let body = Body::from_stream(events.try_filter(|events| future::ready(!events.is_empty())));
+    ([(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")], body).into_response()
+}
+
+fn cut() -> io::Error {
+    io::Error::other("cut, as the faults ask for")
+}
