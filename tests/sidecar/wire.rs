@@ -25,6 +25,8 @@ async fn both_protocols_are_answered_priced_and_attributed() {
     let headers = [("x-spend-feature", "chat"), ("baggage", "spend.team=red")];
     let answer = Answer::of(bench.send("/v1/messages", &headers, message).await).await;
     assert_eq!((answer.status, answer.header("x-spend-cost-usd")), (200, "0.00056"), "{}", answer.text);
+    // One dollar less both calls; nothing else was drawn.
+    assert_eq!(answer.header("x-spend-budget-remaining-usd"), "0.99838");
     let totals = bench.settled().await;
     let chat = totals.iter().find(|t| t.backend == "two").unwrap();
     assert_eq!((chat.dimensions.get(Dimension::Feature), chat.dimensions.get(Dimension::Team)), (Some("chat"), Some("red")));
