@@ -109,13 +109,15 @@ class Backoff:
 
 
 async def repeat(step: Callable[[], Awaitable[None]], tally: Tally, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-    """Takes a step again and again. A failed one is counted and followed by a pause, never by the end of the app.
+    """Takes a step again and again, until the task is cancelled. A failed step is counted and followed by a pause, never by the
+    end of the app.
 
     It catches every exception on purpose: a connection that breaks in the middle of a stream surfaces as an error of the HTTP
-    library below the SDK, and to the app it is the same thing.
+    library below the SDK, and to the app it is the same thing. And it ends also when a library kept a cancellation to itself.
     """
     backoff = Backoff()
-    while True:
+    task = asyncio.current_task()
+    while not (task and task.cancelling()):
         try:
             await step()
         except Exception as error:
@@ -180,7 +182,9 @@ class VectorStore:
         if self._url is None:
             return []
         try:
-            return await asyncio.wait_for(asyncio.to_thread(self._post, self._url, text, top_k), self._timeout)
+            # Not `wait_for`: until Python 3.12 it forgets a cancellation that comes together with the answer.
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.to_thread(self._post, self._url, text, top_k)
         except Exception as error:
             self._note(error)
             return []

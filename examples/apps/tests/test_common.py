@@ -70,6 +70,20 @@ class RepeatedStep(unittest.TestCase):
         pauses, tally = self.pauses_of([ConnectionResetError(), TimeoutError(), None, None])
         self.assertEqual((len(pauses), sum(tally.errors.values())), (2, 2))
 
+    def test_is_the_last_when_a_library_keeps_a_cancellation_to_itself(self) -> None:
+        async def step() -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+        async def cancelled_in_a_step() -> None:
+            task = asyncio.create_task(common.repeat(step, common.Tally("app")))
+            await asyncio.sleep(0)
+            task.cancel()
+            async with asyncio.timeout(5):
+                await task
+
+        asyncio.run(cancelled_in_a_step())
+
 
 class Log(unittest.TestCase):
     def test_tells_the_first_error_of_each_kind_in_full_and_on_one_line(self) -> None:
