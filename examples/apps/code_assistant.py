@@ -7,9 +7,10 @@ import common  # First: see there.
 
 import asyncio
 import random
+from dataclasses import dataclass, field, replace
 
 from anthropic import AsyncAnthropic, omit
-from anthropic.types import Message, MessageParam, TextBlockParam, ToolParam, ToolResultBlockParam
+from anthropic.types import Message, MessageParam, TextBlockParam, ToolChoiceParam, ToolParam, ToolResultBlockParam
 
 from coding_tasks import FOLLOW_UPS, choose_task, system_prompt, tools, use_tool
 
@@ -36,6 +37,18 @@ class Pace:
         await asyncio.sleep(self.due - now)
 
 
+@dataclass(frozen=True)
+class Toolbox:
+    """The tools of a call, and whether the model must use one."""
+
+    tools: list[ToolParam] = field(default_factory=list)
+    choice: ToolChoiceParam | None = None
+
+    def once_used(self) -> "Toolbox":
+        """For the calls after the first: the model has looked, and may answer."""
+        return replace(self, choice=None)
+
+
 class Developer:
     """Somebody who has one session with the assistant after the other."""
 
@@ -51,14 +64,15 @@ class Developer:
         """A task, the tools that the assistant uses for it, and some follow-ups. A failed call ends it."""
         task = choose_task(self.rng)
         system = system_prompt(await self._lookup(task.request))
-        offered = tools() if task.needs_tools else []
+        toolbox = Toolbox(tools(), {"type": "any"}) if task.needs_tools else Toolbox()
         conversation: list[MessageParam] = [{"role": "user", "content": task.message(self.rng)}]
         follow_ups = self.rng.sample(FOLLOW_UPS, self.rng.randrange(3))
         for _ in range(MAX_CALLS_PER_SESSION):
-            answer = await self._ask(system, conversation, offered)
+            answer = await self._ask(system, conversation, toolbox)
             if not answer.content:
                 return
             conversation.append({"role": "assistant", "content": answer.content})
+            toolbox = toolbox.once_used()
             if answer.stop_reason == "tool_use":
                 conversation.append({"role": "user", "content": tool_results(answer)})
             elif follow_ups:
@@ -69,31 +83,33 @@ class Developer:
     async def _lookup(self, request: str) -> list[str]:
         return await self.store.query(request) if self.rng.random() < LOOKUP_SHARE else []
 
-    async def _ask(self, system: list[TextBlockParam], conversation: list[MessageParam], offered: list[ToolParam]) -> Message:
+    async def _ask(self, system: list[TextBlockParam], conversation: list[MessageParam], toolbox: Toolbox) -> Message:
         """One call, when it is time for one; every other is streamed."""
         await self.pace.turn()
         ask = self._streamed if self.rng.random() < STREAMED_SHARE else self._whole
-        answer = await ask(system, conversation, offered)
+        answer = await ask(system, conversation, toolbox)
         self.tally.answered(input_tokens(answer), answer.usage.output_tokens)
         return answer
 
-    async def _whole(self, system: list[TextBlockParam], conversation: list[MessageParam], offered: list[ToolParam]) -> Message:
+    async def _whole(self, system: list[TextBlockParam], conversation: list[MessageParam], toolbox: Toolbox) -> Message:
         return await self.client.messages.create(
             model=self.model,
             max_tokens=MAX_ANSWER_TOKENS,
             system=system,
             messages=conversation,
-            tools=offered or omit,
+            tools=toolbox.tools or omit,
+            tool_choice=toolbox.choice or omit,
             metadata={"user_id": USER},
         )
 
-    async def _streamed(self, system: list[TextBlockParam], conversation: list[MessageParam], offered: list[ToolParam]) -> Message:
+    async def _streamed(self, system: list[TextBlockParam], conversation: list[MessageParam], toolbox: Toolbox) -> Message:
         async with self.client.messages.stream(
             model=self.model,
             max_tokens=MAX_ANSWER_TOKENS,
             system=system,
             messages=conversation,
-            tools=offered or omit,
+            tools=toolbox.tools or omit,
+            tool_choice=toolbox.choice or omit,
             metadata={"user_id": USER},
         ) as stream:
             return await stream.get_final_message()

@@ -95,6 +95,10 @@ class CodeAssistant(unittest.TestCase):
         results = code_assistant.tool_results(SimpleNamespace(content=blocks))  # type: ignore[arg-type]
         self.assertEqual([result["tool_use_id"] for result in results], ["a", "b"])
 
+    def test_must_look_before_its_first_answer_only(self) -> None:
+        first = code_assistant.Toolbox(code_assistant.tools(), {"type": "any"})
+        self.assertEqual(first.once_used(), code_assistant.Toolbox(first.tools, None))
+
     def test_counts_what_was_cached_as_input(self) -> None:
         usage = SimpleNamespace(input_tokens=3, cache_read_input_tokens=2_000, cache_creation_input_tokens=None)
         self.assertEqual(code_assistant.input_tokens(SimpleNamespace(usage=usage)), 2_003)  # type: ignore[arg-type]
