@@ -1,7 +1,8 @@
 //! Provider credentials, read from the Secrets that ModelRoutes name and held in memory only.
 //!
 //! The operator may `get` Secrets by name but never list or watch them: whoever takes it over still cannot enumerate a
-//! cluster's secrets. The price is that a changed Secret is noticed by reading it again, within [`REFRESH`].
+//! cluster's secrets. The price is that a changed Secret is noticed by reading it again, within [`REFRESH`]; one that is not
+//! there yet, within [`MISSING`], since a route is often created just before its Secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::policies::{CredentialSource, Needed};
 use crate::channel::message::BackendCredential;
@@ -17,13 +19,24 @@ use crate::channel::secret::Secret;
 
 /// How long a credential may be out of date.
 const REFRESH: Duration = Duration::from_secs(60);
+/// Pause between two looks for credentials that could not be read.
+const MISSING: Duration = Duration::from_secs(3);
 /// Longest wait for a Secret; what was known before stays in use.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// What is known of a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    /// The API server has not answered yet.
+    Unread,
+    Absent,
+    Value(Secret),
+}
 
 /// The credentials that the routes in force name.
 pub struct Credentials {
     client: Client,
-    known: Mutex<BTreeMap<CredentialSource, Option<Secret>>>,
+    known: Mutex<BTreeMap<CredentialSource, Known>>,
     changes: watch::Sender<u64>,
 }
 
@@ -41,7 +54,7 @@ impl Credentials {
     pub fn of(&self, needed: &[Needed]) -> Vec<BackendCredential> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let found = needed.iter().filter_map(|need| {
-            let value = known.get(&need.source)?.clone()?;
+            let Known::Value(value) = known.get(&need.source)?.clone() else { return None };
             Some(BackendCredential { route: need.route.clone(), backend: need.backend.clone(), value })
         });
         found.collect()
@@ -52,18 +65,31 @@ impl Credentials {
         let new: BTreeSet<_> = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|source, _| sources.contains(source));
-            sources.into_iter().filter(|source| !known.contains_key(source)).collect()
+            let new: BTreeSet<_> = sources.into_iter().filter(|source| !known.contains_key(source)).collect();
+            // Wanted from now on, even if this first look at it fails.
+            known.extend(new.iter().map(|source| (source.clone(), Known::Unread)));
+            new
         };
         self.read(new).await;
     }
 
     /// Reads what is wanted again and again; never returns.
     pub async fn keep_current(self: Arc<Self>) {
+        let mut refreshed = Instant::now();
         loop {
-            tokio::time::sleep(REFRESH).await;
-            let wanted = self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-            self.read(wanted).await;
+            tokio::time::sleep(MISSING).await;
+            let all = refreshed.elapsed() >= REFRESH;
+            if all {
+                refreshed = Instant::now();
+            }
+            self.read(self.due(all)).await;
         }
+    }
+
+    /// Everything that is wanted, or only what there is no value of.
+    fn due(&self, all: bool) -> BTreeSet<CredentialSource> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter(|(_, value)| all || !matches!(value, Known::Value(_))).map(|(source, _)| source.clone()).collect()
     }
 
     /// Reads each Secret once, however many of its keys are wanted, all at the same time.
@@ -86,15 +112,15 @@ impl Credentials {
     fn keep(&self, sources: Vec<CredentialSource>, secret: Option<&SecretObject>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for source in sources {
-            let value = credential(secret, &source.key);
-            if value.is_none() {
+            let value = credential(secret, &source.key).map_or(Known::Absent, Known::Value);
+            // One that is wanted no longer stays forgotten.
+            let Some(before) = known.get_mut(&source).filter(|before| **before != value) else { continue };
+            if value == Known::Absent {
                 let CredentialSource { namespace, secret, key } = &source;
                 tracing::warn!(%namespace, %secret, %key, "a ModelRoute names a credential that does not exist; its backend will be refused");
             }
-            if known.get(&source) != Some(&value) {
-                known.insert(source, value);
-                self.changes.send_modify(|count| *count += 1);
-            }
+            *before = value;
+            self.changes.send_modify(|count| *count += 1);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::api::{AIBudget, CostAllocation, ModelRoute};
 /// The label that the webhook puts on pods with a sidecar, which is also what the watch selects.
 pub const INJECTED_LABEL: &str = "spendkeeper.dev/injected=true";
 /// The label of ConfigMaps in the operator's namespace that hold price lists.
-const PRICES_LABEL: &str = "spendkeeper.dev/prices=true";
+pub const PRICES_LABEL: &str = "spendkeeper.dev/prices=true";
 
 /// Stores of everything the operator watches.
 pub struct Index {

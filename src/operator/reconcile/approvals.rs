@@ -50,7 +50,8 @@ impl Round<'_> {
             let before = recommendation.state;
             let undo = asks_for(fresh.annotations(), annotation::ROLLBACK, recommendation);
             self.carry_out(recommendation, undo, fresh.annotations(), &now).await?;
-            if recommendation.state != before || undo || recommendation.transition_time.as_deref() == Some(&now) {
+            // `heed` may have moved it on just now; an annotation that stays after it was heeded is no news.
+            if recommendation.state != before || recommendation.transition_time.as_deref() == Some(&now) {
                 self.publisher.event(&fresh, &news(recommendation)).await;
             }
         }

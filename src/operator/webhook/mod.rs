@@ -11,16 +11,20 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use axum::{Json, Router};
-use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
-use kube::core::DynamicObject;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::ListParams;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use kube::core::response::StatusSummary;
+use kube::core::{DynamicObject, ObjectList};
+use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::index::{PRICES_LABEL, Snapshot};
 use super::metrics::Metrics;
+use super::policies;
 use crate::core::policy::ResourceKey;
+use crate::core::price::Catalogue;
 use inject::SidecarSettings;
 use validate::Decided;
 
@@ -106,7 +110,19 @@ impl Webhook {
         }
         let spec = object.data.get("spec").unwrap_or(&Value::Null);
         let key = ResourceKey::new(namespace, decided.key.name());
-        validate::spec(&request.kind.kind, key, spec, &self.operator_namespace).map_err(|error| (422, error.to_string()))
+        let catalogue = if decided.kind == "ModelRoute" { self.catalogue().await } else { Catalogue::default() };
+        validate::spec(&decided.kind, key, spec, &self.operator_namespace, &catalogue).map_err(|error| (422, error.to_string()))
+    }
+
+    /// The prices that a route will find in force: lists in the operator's namespace count, where they can be read.
+    async fn catalogue(&self) -> Catalogue {
+        let lists: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.operator_namespace);
+        let lists = lists.list(&ListParams::default().labels(PRICES_LABEL)).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "price lists cannot be read; a route is checked without them");
+            ObjectList { types: Default::default(), metadata: Default::default(), items: vec![] }
+        });
+        let prices = lists.items.into_iter().flat_map(|list| list.data.unwrap_or_default()).collect();
+        policies::known_prices(&Snapshot { prices, ..Snapshot::default() })
     }
 }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::api::budget::AIBudgetSpec;
 use crate::api::common::WorkloadSelector;
 use crate::api::{CostAllocationSpec, GROUP, ModelRouteSpec, parse};
-use crate::core::catalogue;
 use crate::core::policy::ResourceKey;
+use crate::core::price::Catalogue;
 
 /// The verb that entitles to approve, reject and roll back.
 const VERB: &str = "approve";
@@ -32,7 +32,8 @@ pub enum Invalid {
 }
 
 /// Checks what CEL in the CRDs cannot say: time zones, expressions, references, and whose pods a resource may select.
-pub fn spec(kind: &str, key: ResourceKey, spec: &Value, operator_namespace: &str) -> Result<(), Invalid> {
+/// `catalogue` has the prices that a route finds in force.
+pub fn spec(kind: &str, key: ResourceKey, spec: &Value, operator_namespace: &str, catalogue: &Catalogue) -> Result<(), Invalid> {
     let in_root = key.namespace() == operator_namespace;
     let selectors = match kind {
         "AIBudget" => {
@@ -42,7 +43,7 @@ pub fn spec(kind: &str, key: ResourceKey, spec: &Value, operator_namespace: &str
         }
         "ModelRoute" => {
             let spec: ModelRouteSpec = read(spec)?;
-            parse::route(key, &spec, catalogue::embedded()).map_err(|error| Invalid::Spec(error.to_string()))?;
+            parse::route(key, &spec, catalogue).map_err(|error| Invalid::Spec(error.to_string()))?;
             vec![("spec.workloads".to_owned(), spec.workloads)]
         }
         "CostAllocation" => {
@@ -134,6 +135,7 @@ pub async fn may_not_approve(client: &Client, user: &UserInfo, decided: &Decided
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::catalogue::embedded;
     use serde_json::json;
 
     fn decided() -> Decided {
@@ -168,7 +170,7 @@ mod tests {
     fn a_bad_spec_is_refused_with_field_and_remedy() {
         let budget = |time_zone: &str, cel: &str| json!({"scope": {"match": cel}, "limits": [{"name": "m", "usd": "1", "period": "Month", "timeZone": time_zone}]});
         let key = || ResourceKey::new("helpdesk", "support");
-        let check = |value: &Value| spec("AIBudget", key(), value, "spendkeeper-system").map_err(|error| error.to_string());
+        let check = |value: &Value| spec("AIBudget", key(), value, "spendkeeper-system", embedded()).map_err(|error| error.to_string());
         assert_eq!(check(&budget("Europe/Zurich", "call.team == 'a'")), Ok(()));
         let zone = check(&budget("Europe/Zurch", "true")).expect_err("no such zone");
         assert!(zone.contains("spec.limits[0].timeZone") && zone.contains("Europe/Zurch"), "{zone}");
@@ -181,7 +183,7 @@ mod tests {
         let budget = json!({
             "scope": {"workloads": {"namespaces": {}}}, "limits": [{"name": "m", "usd": "1", "period": "Month"}]
         });
-        let at = |namespace: &str| spec("AIBudget", ResourceKey::new(namespace, "b"), &budget, "spendkeeper-system");
+        let at = |namespace: &str| spec("AIBudget", ResourceKey::new(namespace, "b"), &budget, "spendkeeper-system", embedded());
         assert!(at("spendkeeper-system").is_ok());
         let message = at("helpdesk").expect_err("a refusal").to_string();
         assert!(message.contains("spec.scope.workloads.namespaces") && message.contains("spendkeeper-system"), "{message}");
