@@ -28,7 +28,8 @@ test: ## Every level of test
 
 test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds, no cluster
 	cargo test --locked --lib --bins --test layers --test sidecar
-	examples/apps/tests/run
+	tests/cluster/example-app
+	target/example-app/bin/python3 -m unittest discover --quiet --start-directory examples/apps/tests
 
 test-api: ## Against a real API server, without a kubelet
 	tests/cluster/build $(CLUSTER)

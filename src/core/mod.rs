@@ -17,6 +17,7 @@ pub mod money;
 pub mod outcome;
 pub mod policy;
 pub mod price;
+pub mod reach;
 pub mod recommend;
 pub mod rightsize;
 pub mod route;

@@ -131,7 +131,7 @@ fn surcharges(request: &ChatRequest<'_>) -> Vec<String> {
         (request.web_search_options.is_some(), "web_search_options"),
         (request.audio.is_some(), "audio"),
     ];
-    table.into_iter().filter_map(|(asked, what)| asked.then(|| what.to_owned())).collect()
+    table.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what.to_owned()).collect()
 }
 
 fn members(body: &str, request: &ChatRequest<'_>) -> Members {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{ReconcileError, Round};
 use crate::api::annotation;
+use crate::core::reach;
 use crate::core::recommend::{Event, Recommendation, RecommendationState, rfc3339};
 use crate::core::window::from_rfc3339;
 use crate::operator::apply::{self, Applied, Health};
@@ -41,7 +42,8 @@ impl Round<'_> {
             return Ok(Decided { resource: None, existing });
         }
         // A snapshot may be older than our own last write, and to decide twice is to apply twice: read again.
-        let api: Api<K> = Api::namespaced(self.context.client.clone(), &resource.namespace().unwrap_or_default());
+        let namespace = resource.namespace().unwrap_or_default();
+        let api: Api<K> = Api::namespaced(self.context.client.clone(), &namespace);
         let fresh = api.get(&resource.name_any()).await?;
         let mut existing = recommendations(&fresh).unwrap_or_default();
         let now = rfc3339(self.now_ms);
@@ -49,7 +51,7 @@ impl Round<'_> {
         for recommendation in &mut existing {
             let before = recommendation.state;
             let undo = asks_for(fresh.annotations(), annotation::ROLLBACK, recommendation);
-            self.carry_out(recommendation, undo, fresh.annotations(), &now).await?;
+            self.carry_out(recommendation, &namespace, undo, fresh.annotations(), &now).await?;
             // `heed` may have moved it on just now; an annotation that stays after it was heeded is no news.
             if recommendation.state != before || recommendation.transition_time.as_deref() == Some(&now) {
                 self.publisher.event(&fresh, &news(recommendation)).await;
@@ -61,11 +63,19 @@ impl Round<'_> {
     async fn carry_out(
         &self,
         recommendation: &mut Recommendation,
+        namespace: &str,
         undo: bool,
         annotations: &BTreeMap<String, String>,
         now: &str,
     ) -> Result<(), ReconcileError> {
         let client = &self.context.client;
+        if let Err(why) = reach::check(recommendation, namespace) {
+            if recommendation.state == RecommendationState::Approved {
+                advance(recommendation, Event::Expire, now);
+                recommendation.observed = Some(format!("not applied: {why}"));
+            }
+            return Ok(());
+        }
         match recommendation.state {
             RecommendationState::Approved if self.context.apply_approved => match apply::apply(client, recommendation).await? {
                 Applied::Done => {
