@@ -48,7 +48,7 @@ impl SqliteLedger {
         schema::prepare(&mut writer, &name)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(path, flags).map_err(|e| unusable(e.to_string()))?;
-        reader.busy_timeout(std::time::Duration::from_secs(5)).map_err(|e| unusable(e.to_string()))?;
+        schema::settle_down(&reader).map_err(|e| unusable(e.to_string()))?;
         let (requests, queue) = mpsc::channel(QUEUE);
         let (changed, changes) = watch::channel(0);
         let writer = std::thread::Builder::new()

@@ -57,6 +57,14 @@ CREATE TABLE outcomes (
 CREATE INDEX outcomes_by_time ON outcomes (at_ms);
 ";
 
+/// What connections that read and those that write have in common.
+pub fn settle_down(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // The operator's root file system is read-only, so there is no place for temporary files: without this a savepoint that
+    // touches more than 64 KiB, or a large sort, fails and takes its whole transaction with it.
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
 /// Sets up a connection that writes: durable before it answers, and current.
 ///
 /// # Errors
@@ -66,7 +74,7 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), LedgerErro
     connection.pragma_update(None, "journal_mode", "WAL").map_err(unusable)?;
     // FULL, not NORMAL: an answer that was given survives the power being cut.
     connection.pragma_update(None, "synchronous", "FULL").map_err(unusable)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(unusable)?;
+    settle_down(connection).map_err(unusable)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
     let known = MIGRATIONS.len() as i64;
     if found > known {
@@ -79,4 +87,17 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), LedgerErro
         transaction.commit().map_err(unusable)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_temporary_file_is_needed() {
+        let connection = Connection::open_in_memory().expect("a connection");
+        settle_down(&connection).expect("settings");
+        let store: i64 = connection.pragma_query_value(None, "temp_store", |row| row.get(0)).expect("a value");
+        assert_eq!(store, 2, "2 is MEMORY");
+    }
 }

@@ -41,8 +41,7 @@ fn commit(connection: &mut Connection, batch: impl Iterator<Item = Request>, pen
     for request in batch {
         pending.push(carry_out(&mut transaction, request));
     }
-    transaction.commit()?;
-    Ok(())
+    Ok(transaction.commit()?)
 }
 
 fn carry_out(transaction: &mut Transaction<'_>, request: Request) -> Pending {
@@ -57,15 +56,26 @@ fn carry_out(transaction: &mut Transaction<'_>, request: Request) -> Pending {
     }
 }
 
-/// One request's failure undoes that request alone.
+/// One request's failure undoes that request alone, unless SQLite gave up the whole transaction (the disk is full, the file
+/// cannot be read): then nothing more is done in it, and everybody is told so.
 fn in_savepoint<T>(
     transaction: &mut Transaction<'_>,
     operation: impl FnOnce(&Connection) -> Result<T, LedgerError>,
 ) -> Result<T, LedgerError> {
+    if transaction.is_autocommit() {
+        return Err(LedgerError::Storage("the transaction was given up; see the operator's log for why".to_owned()));
+    }
     let savepoint = transaction.savepoint()?;
-    let result = operation(&savepoint)?;
-    savepoint.commit()?;
-    Ok(result)
+    let result = operation(&savepoint).and_then(|result| Ok((result, savepoint.commit()?)));
+    match result {
+        Ok((result, ())) => Ok(result),
+        Err(error) => {
+            if transaction.is_autocommit() {
+                tracing::error!(%error, "SQLite gave up a transaction; what was asked of the ledger in it is undone and will be asked again");
+            }
+            Err(error)
+        }
+    }
 }
 
 fn pend<T: 'static>(result: Result<T, LedgerError>, answer: Answer<T>) -> Pending {
@@ -77,4 +87,41 @@ fn pend<T: 'static>(result: Result<T, LedgerError>, answer: Answer<T>) -> Pendin
         // Whoever asked may have gone; what was done stays done, and is idempotent when asked again.
         let _ = answer.send(result);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(connection: &Connection) -> i64 {
+        connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("a count")
+    }
+
+    fn insert(connection: &Connection) -> Result<(), LedgerError> {
+        connection.execute("INSERT INTO t VALUES (1)", [])?;
+        Ok(())
+    }
+
+    #[test]
+    fn one_failure_undoes_one_request_but_a_transaction_that_is_given_up_undoes_all() {
+        let mut connection = Connection::open_in_memory().expect("a connection");
+        connection.execute_batch("CREATE TABLE t (x)").expect("a table");
+        let mut transaction = connection.transaction().expect("a transaction");
+        in_savepoint(&mut transaction, insert).expect("done");
+        let failed = in_savepoint(&mut transaction, |c| insert(c).and_then(|()| Err::<(), _>(LedgerError::Stopped)));
+        assert!(failed.is_err());
+        transaction.commit().expect("committed");
+        assert_eq!(count(&connection), 1);
+
+        let mut transaction = connection.transaction().expect("a transaction");
+        in_savepoint(&mut transaction, insert).expect("done");
+        // What SQLite itself does when the disk is full.
+        let given_up = in_savepoint(&mut transaction, |c| {
+            c.execute_batch("ROLLBACK").map_err(LedgerError::from).and(Err::<(), _>(LedgerError::Stopped))
+        });
+        assert!(given_up.is_err());
+        assert!(in_savepoint(&mut transaction, insert).is_err(), "nothing is done outside of a transaction");
+        assert!(transaction.commit().is_err(), "nobody is told that it was done");
+        assert_eq!(count(&connection), 1);
+    }
 }
