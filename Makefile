@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-api test-e2e lint lint-chart generate build bench-ledger
+.PHONY: help demo demo-down test test-unit test-api test-e2e lint lint-chart generate build bench-proxy bench-ledger
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -55,5 +55,9 @@ generate: ## Write crds/ and docs/reference/ from the Rust types
 build: ## The release binaries, linked statically
 	tests/cluster/release
 
-bench-ledger: ## Leases and reports a second
-	cargo bench --bench ledger
+# As `tests/cluster/release` builds, so that what is measured is what is released.
+bench-proxy: ## The sidecar beside nginx and beside no proxy, in target/bench/proxy.json
+	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --locked --target x86_64-unknown-linux-gnu --bench proxy
+
+bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
+	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --locked --target x86_64-unknown-linux-gnu --bench ledger
