@@ -200,7 +200,11 @@ impl KubeletClient {
 pub async fn collect(context: std::sync::Arc<super::context::Context>, interval: Duration) {
     let client = match KubeletClient::new() {
         Ok(client) => client,
-        Err(error) => return tracing::warn!(%error, "right-sizing is off"),
+        Err(error) => {
+            tracing::warn!(%error, "right-sizing is off");
+            // Only that: a task that ended would end the operator.
+            return std::future::pending().await;
+        }
     };
     let mut tick = tokio::time::interval(interval);
     let mut complained = BTreeSet::new();
