@@ -56,12 +56,15 @@ enum Command {
         /// KIND/NAME, for example aibudget/runaway
         resource: String,
     },
-    /// What Spendkeeper proposes
+    /// What Spendkeeper proposes, and what became of what was decided
     #[command(visible_alias = "recs")]
     Recommendations {
         /// Show evidence and patch of each
         #[arg(long)]
         details: bool,
+        /// Show those too that expired because newer figures replaced them
+        #[arg(long)]
+        all: bool,
     },
     /// Approve a recommendation, so that it is applied
     Approve { id: String },
@@ -120,7 +123,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
     let output = match cli.command {
         Command::Top => top::run(client, &namespaces).await?,
         Command::Explain { resource } => explain::run(client, &namespaces, &resource).await?,
-        Command::Recommendations { details } => recommendations::run(client, &namespaces, details).await?,
+        Command::Recommendations { details, all } => recommendations::run(client, &namespaces, details, all).await?,
         Command::Approve { id } => decide::run(client, &namespaces, &id, Verdict::Approve).await?,
         Command::Reject { id } => decide::run(client, &namespaces, &id, Verdict::Reject).await?,
         Command::Rollback { id } => decide::run(client, &namespaces, &id, Verdict::Rollback).await?,
