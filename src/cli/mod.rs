@@ -93,6 +93,8 @@ pub enum CliError {
     NoSuchRecommendation { id: String, place: String },
     #[error("recommendation {id} is {state}, so it cannot be {wanted}")]
     WrongState { id: String, state: String, wanted: &'static str },
+    #[error("recommendation {id} has expired: newer figures replaced it; {instead}")]
+    Expired { id: String, instead: String },
     #[error("{0:?} is not KIND/NAME; kinds are aibudget, modelroute and costallocation")]
     NotAResource(String),
     #[error("cannot write the output: {0}")]
