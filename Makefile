@@ -33,7 +33,7 @@ test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds,
 
 test-api: ## Against a real API server, without a kubelet
 	tests/cluster/build $(CLUSTER)
-	cargo test --locked --test api
+	cargo test --locked --test api -- --test-threads 8
 
 test-e2e: ## On a full cluster with real pods (root)
 	tests/cluster/build $(CLUSTER)

@@ -36,7 +36,15 @@ struct Arguments {
     #[arg(long, value_name = "URL", env = "SPENDKEEPER_OPERATOR")]
     operator: Option<String>,
     /// The certificate authority of the operator: PEM, or a file of it
-    #[arg(long, value_name = "PEM", env = "SPENDKEEPER_CA", default_value = "", hide_default_value = true, hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PEM",
+        env = "SPENDKEEPER_CA",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
     ca: String,
     /// The file with the service-account token that proves this pod to the operator
     #[arg(long, value_name = "FILE", env = "SPENDKEEPER_TOKEN_FILE", default_value = "/var/run/spendkeeper/token/token")]
@@ -69,7 +77,7 @@ struct Arguments {
     #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_DRAIN_SECONDS", default_value_t = 20)]
     drain_seconds: u64,
     /// A further certificate authority for providers, beside the system's: PEM, or a file of it
-    #[arg(long, value_name = "PEM", env = "SPENDKEEPER_UPSTREAM_CA", hide_env_values = true)]
+    #[arg(long, value_name = "PEM", env = "SPENDKEEPER_UPSTREAM_CA", hide_env_values = true, allow_hyphen_values = true)]
     upstream_ca: Option<String>,
     /// What is logged, such as info or spendkeeper=debug
     #[arg(long, value_name = "FILTER", env = "SPENDKEEPER_LOG", default_value = "info")]

@@ -1,0 +1,80 @@
+//! The chart as Helm renders it, and what an API server says of that.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::cluster::SYSTEM;
+use super::scene::Scene;
+use super::server::{repository, succeeded};
+
+/// Every object of the release, hooks included.
+pub fn render(settings: &[&str]) -> Vec<Value> {
+    let mut helm = Command::new(repository("target/cluster/bin/helm"));
+    helm.args(["template", "spendkeeper"]).arg(repository("charts/spendkeeper")).args(["--namespace", SYSTEM]);
+    for setting in settings {
+        helm.args(["--set", setting]);
+    }
+    documents(&succeeded(&helm.output().unwrap()))
+}
+
+/// The documents of a YAML stream.
+pub fn documents(yaml: &str) -> Vec<Value> {
+    let texts = yaml.split("\n---").map(|text| text.trim_start_matches("---"));
+    let values = texts.map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+    values.filter(|value| !value.is_null()).collect()
+}
+
+/// A chart's object by kind and name.
+pub fn named<'a>(chart: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = chart.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("the chart has no {kind} {name}"))
+}
+
+/// Variables of the operator's container that have a value of their own.
+pub fn environment(chart: &[Value]) -> Vec<(String, String)> {
+    let container = &named(chart, "Deployment", "spendkeeper-operator")["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array().unwrap().iter();
+    variables.filter_map(|v| Some((v["name"].as_str()?.to_owned(), v["value"].as_str()?.to_owned()))).collect()
+}
+
+#[tokio::test]
+async fn the_api_server_takes_every_object_of_the_chart_whatever_is_switched_on_or_off() {
+    let scene = Scene::new("chart").await;
+    let credentials = format!("rbac.credentialNamespaces={{{}}}", scene.namespace);
+    let settings: [&[&str]; 4] = [
+        &[],
+        &["persistence.enabled=false", "networkPolicy.enabled=false", "podDisruptionBudget.enabled=false", "test.enabled=false"],
+        &["rightSizing.enabled=false", "rbac.applyApproved=false", "rbac.createUserRoles=false", "crds.install=false", &credentials],
+        &[
+            "imagePullSecrets[0].name=registry",
+            "operator.priorityClassName=system-cluster-critical",
+            "operator.nodeSelector.disk=ssd",
+            "operator.tolerations[0].key=dedicated",
+            "operator.tolerations[0].operator=Exists",
+            "operator.podLabels.tier=platform",
+            "operator.podAnnotations.note=yes",
+            "serviceAccount.annotations.note=yes",
+            "persistence.storageClass=fast",
+        ],
+    ];
+    for settings in settings {
+        let mut objects = render(settings);
+        for pod in objects.iter_mut().filter(|o| o["kind"] == "Pod") {
+            // Every cluster fills this in; this API server runs without the plugin that does.
+            pod["spec"]["serviceAccountName"] = serde_json::json!("default");
+        }
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        let arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"];
+        let said = succeeded(&scene.cluster.server.kubectl_with(&arguments, &list.to_string()));
+        assert_eq!(said.lines().count(), objects.len(), "{settings:?}: {said}");
+    }
+}
+
+#[test]
+fn every_variable_that_the_chart_sets_is_one_that_the_operator_reads() {
+    let help = succeeded(&Command::new(env!("CARGO_BIN_EXE_spendkeeper-operator")).args(["run", "--help"]).output().unwrap());
+    for (name, _) in environment(&render(&[])) {
+        assert!(help.contains(&format!("[env: {name}=")), "{name} is not in: {help}");
+    }
+}
