@@ -1,6 +1,6 @@
 //! The sidecar: a reverse proxy that approves every model call before it happens and accounts for it afterwards.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -101,7 +101,8 @@ fn dimension(text: &str) -> Result<(Dimension, String), String> {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let log = tracing_subscriber::fmt().with_env_filter(&arguments.log).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(&arguments.log).with_ansi(colours).with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -108,8 +108,9 @@ fn texts(keys: Vec<LimitKey>) -> Vec<String> {
 
 impl From<LeaseAsk> for proto::AcquireRequest {
     fn from(ask: LeaseAsk) -> proto::AcquireRequest {
-        let LeaseAsk { lease, seq, limits, min, want } = ask;
-        proto::AcquireRequest { lease: lease.0, seq, limits: texts(limits), min: Some(min.into()), want: Some(want.into()) }
+        let LeaseAsk { lease, seq, limits, min, want, need } = ask;
+        let [min, want, need] = [min, want, need].map(|amount| Some(amount.into()));
+        proto::AcquireRequest { lease: lease.0, seq, limits: texts(limits), min, want, need }
     }
 }
 
@@ -122,7 +123,9 @@ impl TryFrom<proto::AcquireRequest> for LeaseAsk {
             return Err(Malformed::Missing { field: "limits" });
         }
         let (min, want) = (amount("min", wire.min)?, amount("want", wire.want)?);
-        Ok(LeaseAsk { lease: lease(wire.lease)?, seq: wire.seq, limits, min, want: want.max(min) })
+        // An older sidecar does not say.
+        let need = wire.need.map_or(Ok(min), |need| amount("need", Some(need)))?;
+        Ok(LeaseAsk { lease: lease(wire.lease)?, seq: wire.seq, limits, min, want: want.max(min), need: need.max(min) })
     }
 }
 

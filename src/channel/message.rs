@@ -18,10 +18,12 @@ pub struct LeaseAsk {
     pub seq: u64,
     /// Sorted, each once, at least one.
     pub limits: Vec<LimitKey>,
-    /// What one call needs.
+    /// What one call lacks.
     pub min: Amount,
     /// What the sidecar would like; at least `min`.
     pub want: Amount,
+    /// All that the call may cost: `min`, and what the sidecar held for it already. It tells what a refusal was about.
+    pub need: Amount,
 }
 
 impl LeaseAsk {
@@ -35,7 +37,7 @@ impl LeaseAsk {
         terms: impl Fn(&LimitKey) -> Option<LimitTerms>,
         now_ms: i64,
     ) -> Result<Acquire, UnknownLimit> {
-        let LeaseAsk { lease, seq, limits, min, want } = self;
+        let LeaseAsk { lease, seq, limits, min, want, need: _ } = self;
         let limits = limits.into_iter().map(|key| terms(&key).ok_or(UnknownLimit(key))).collect::<Result<_, _>>()?;
         Ok(Acquire { lease, seq, holder, limits, min, want, now_ms })
     }

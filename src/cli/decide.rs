@@ -7,7 +7,7 @@ use kube::Client;
 use super::find::{self, Found};
 use super::{CliError, Namespaces};
 use crate::api::annotation;
-use crate::api::common::RecommendationState;
+use crate::api::common::{Recommendation, RecommendationKind, RecommendationState, TargetRef};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -44,8 +44,15 @@ impl Verdict {
 
 pub async fn run(client: Client, namespaces: &Namespaces, id: &str, verdict: Verdict) -> Result<String, CliError> {
     let found = find::recommendations(&client, namespaces).await?;
+    let standing: Vec<_> = found.iter().filter(|f| f.recommendation.state == RecommendationState::Proposed).map(proposal).collect();
     let found = select(found, id).ok_or_else(|| CliError::NoSuchRecommendation { id: id.to_owned(), place: namespaces.describe() })?;
     let state = found.recommendation.state;
+    if state == RecommendationState::Expired {
+        let (_, about, _) = proposal(&found);
+        let newer = standing.iter().find(|(_, of, _)| *of == about);
+        let instead = newer.map_or("nothing is proposed now".to_owned(), |(id, _, summary)| format!("proposed now is {id}: {summary}"));
+        return Err(CliError::Expired { id: id.to_owned(), instead });
+    }
     if !verdict.applies_to(state) {
         return Err(CliError::WrongState { id: id.to_owned(), state: format!("{state:?}"), wanted: verdict.done() });
     }
@@ -60,6 +67,12 @@ pub async fn run(client: Client, namespaces: &Namespaces, id: &str, verdict: Ver
         ));
     }
     Ok(text)
+}
+
+/// A recommendation's id, what it is about, and its summary.
+fn proposal(found: &Found) -> (String, (RecommendationKind, TargetRef), String) {
+    let Recommendation { id, kind, target, summary, .. } = &found.recommendation;
+    (id.clone(), (*kind, target.clone()), summary.clone())
 }
 
 /// The recommendation with that id; the same proposal can stand in two resources, and one that can still be decided wins.

@@ -56,12 +56,15 @@ enum Command {
         /// KIND/NAME, for example aibudget/runaway
         resource: String,
     },
-    /// What Spendkeeper proposes
+    /// What Spendkeeper proposes, and what became of what was decided
     #[command(visible_alias = "recs")]
     Recommendations {
         /// Show evidence and patch of each
         #[arg(long)]
         details: bool,
+        /// Show those too that expired because newer figures replaced them
+        #[arg(long)]
+        all: bool,
     },
     /// Approve a recommendation, so that it is applied
     Approve { id: String },
@@ -90,6 +93,8 @@ pub enum CliError {
     NoSuchRecommendation { id: String, place: String },
     #[error("recommendation {id} is {state}, so it cannot be {wanted}")]
     WrongState { id: String, state: String, wanted: &'static str },
+    #[error("recommendation {id} has expired: newer figures replaced it; {instead}")]
+    Expired { id: String, instead: String },
     #[error("{0:?} is not KIND/NAME; kinds are aibudget, modelroute and costallocation")]
     NotAResource(String),
     #[error("cannot write the output: {0}")]
@@ -120,7 +125,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
     let output = match cli.command {
         Command::Top => top::run(client, &namespaces).await?,
         Command::Explain { resource } => explain::run(client, &namespaces, &resource).await?,
-        Command::Recommendations { details } => recommendations::run(client, &namespaces, details).await?,
+        Command::Recommendations { details, all } => recommendations::run(client, &namespaces, details, all).await?,
         Command::Approve { id } => decide::run(client, &namespaces, &id, Verdict::Approve).await?,
         Command::Reject { id } => decide::run(client, &namespaces, &id, Verdict::Reject).await?,
         Command::Rollback { id } => decide::run(client, &namespaces, &id, Verdict::Rollback).await?,

@@ -7,9 +7,11 @@ use kube::Client;
 use super::find::{self, Found};
 use super::table::{Table, or_dash};
 use super::{CliError, Namespaces};
+use crate::api::common::RecommendationState;
 
-pub async fn run(client: Client, namespaces: &Namespaces, details: bool) -> Result<String, CliError> {
-    let found = find::recommendations(&client, namespaces).await?;
+pub async fn run(client: Client, namespaces: &Namespaces, details: bool, all: bool) -> Result<String, CliError> {
+    let mut found = find::recommendations(&client, namespaces).await?;
+    found.retain(|f| all || f.recommendation.state != RecommendationState::Expired);
     if found.is_empty() {
         return Ok(format!("No recommendations in {}.\n", namespaces.describe()));
     }

@@ -93,7 +93,8 @@ pub enum Decision {
 }
 
 /// Compares what is requested with what was used. `standing` is the change that is proposed already: it stays while it still
-/// covers what is needed without wasting more than ten percent, so that a proposal does not change with every sample.
+/// covers what was used, if only out of its headroom, without wasting more than ten percent, so that a proposal does not
+/// change with every sample.
 pub fn decide(samples: &[Sample], current: &Resources, params: &Params, standing: Option<Change>) -> Decision {
     let observed = observe(samples, params.percentile);
     let (have_seconds, need_seconds) = (observed.history_seconds(), params.min_history_seconds);
@@ -101,7 +102,9 @@ pub fn decide(samples: &[Sample], current: &Resources, params: &Params, standing
         return Decision::TooShort { observed, have_seconds, need_seconds };
     }
     let change = change(samples, current, params);
-    match standing.filter(|standing| still_good(standing, &change)) {
+    let used = Params { headroom_percent: 0, ..*params };
+    let (cpu, memory) = (cpu_needed(samples, current, &used), memory_needed(samples, &used));
+    match standing.filter(|standing| still_good(standing, &change, cpu, memory)) {
         _ if change == Change::default() => Decision::Fits { observed },
         Some(standing) => Decision::Propose { observed, change: standing },
         None => Decision::Propose { observed, change },
@@ -138,10 +141,19 @@ fn with_headroom(value: u64, headroom_percent: u32, unit: u64) -> u64 {
     u64::try_from(units).unwrap_or(u64::MAX)
 }
 
-fn change(samples: &[Sample], current: &Resources, params: &Params) -> Change {
+/// Millicores for the percentile and the headroom, but not above the limit.
+fn cpu_needed(samples: &[Sample], current: &Resources, params: &Params) -> u64 {
     let cpu = with_headroom(cpu_percentile(samples, params.percentile), params.headroom_percent, NANOCORES_PER_MILLICORE);
-    let cpu = current.cpu_limit_millicores.map_or(cpu, |limit| cpu.min(limit));
-    let memory = with_headroom(most_memory(samples), params.headroom_percent, BYTES_PER_MIB);
+    current.cpu_limit_millicores.map_or(cpu, |limit| cpu.min(limit))
+}
+
+/// MiB for the most that was used and the headroom.
+fn memory_needed(samples: &[Sample], params: &Params) -> u64 {
+    with_headroom(most_memory(samples), params.headroom_percent, BYTES_PER_MIB)
+}
+
+fn change(samples: &[Sample], current: &Resources, params: &Params) -> Change {
+    let (cpu, memory) = (cpu_needed(samples, current, params), memory_needed(samples, params));
     let memory_request_mib = worth_it(current.memory_request_mib, memory);
     Change {
         cpu_request_millicores: worth_it(current.cpu_request_millicores, cpu),
@@ -159,15 +171,16 @@ fn worth_it(current: Option<u64>, needed: u64) -> Option<u64> {
     (current.is_none_or(|current| current != needed && differs(current))).then_some(needed)
 }
 
-/// True when `standing` asks for the same fields as `needed`, for enough of each, and for at most ten percent more.
-fn still_good(standing: &Change, needed: &Change) -> bool {
-    let covers = |standing: Option<u64>, needed: Option<u64>| match (standing, needed) {
-        (Some(standing), Some(needed)) => standing >= needed && u128::from(standing) * 100 <= u128::from(needed) * 110,
+/// True when `standing` asks for the same fields as `needed`, for no less than was used of each (`cpu` in millicores, `memory`
+/// in MiB), and for at most ten percent more than is needed.
+fn still_good(standing: &Change, needed: &Change, cpu: u64, memory: u64) -> bool {
+    let covers = |standing: Option<u64>, needed: Option<u64>, used: u64| match (standing, needed) {
+        (Some(standing), Some(needed)) => standing >= used && u128::from(standing) * 100 <= u128::from(needed) * 110,
         (standing, needed) => standing == needed,
     };
-    covers(standing.cpu_request_millicores, needed.cpu_request_millicores)
-        && covers(standing.memory_request_mib, needed.memory_request_mib)
-        && covers(standing.memory_limit_mib, needed.memory_limit_mib)
+    covers(standing.cpu_request_millicores, needed.cpu_request_millicores, cpu)
+        && covers(standing.memory_request_mib, needed.memory_request_mib, memory)
+        && covers(standing.memory_limit_mib, needed.memory_limit_mib, memory)
 }
 
 // ---- money ----

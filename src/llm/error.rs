@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::core::policy::Protocol;
 
 /// Why Spendkeeper itself answers instead of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The call does not fit a budget.
     BudgetExceeded,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::limit::LimitKey;
+use crate::core::limit::{LimitKey, Shortfall};
 use crate::ledger::Ledger;
 
 use super::index::Index;
@@ -34,18 +34,19 @@ pub struct Refusal {
     pub count: u64,
     /// Unix milliseconds.
     pub last_ms: i64,
-    /// The smallest amount that was refused since the limit last granted anything, in the limit's unit.
+    /// The least that a refused call needed, in the limit's unit; of those calls that the limit has not had room for since.
     pub smallest: i128,
 }
 
 impl Refusals {
-    /// Notes that `key` had less left than `needed`.
-    pub fn note(&self, key: &LimitKey, needed: i128, now_ms: i64) {
+    /// Notes that a limit had too little left for a call that may cost `needed`.
+    pub fn note(&self, shortfall: &Shortfall, needed: i128, now_ms: i64) {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let refusal = refusals.entry(key.clone()).or_insert(Refusal { count: 0, last_ms: now_ms, smallest: needed });
+        let refusal = refusals.entry(shortfall.key.clone()).or_insert(Refusal { count: 0, last_ms: now_ms, smallest: needed });
         refusal.count += 1;
         refusal.last_ms = now_ms;
-        refusal.smallest = refusal.smallest.min(needed);
+        // What fits by now is refused no longer.
+        refusal.smallest = if refusal.smallest <= shortfall.left { needed } else { refusal.smallest.min(needed) };
     }
 
     pub fn of(&self, key: &LimitKey) -> Option<Refusal> {
@@ -56,4 +57,22 @@ impl Refusals {
 /// Unix milliseconds by this machine's clock.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::amount::Unit;
+
+    #[test]
+    fn a_refusal_is_remembered_for_as_long_as_there_is_no_room_for_it() {
+        let refusals = Refusals::default();
+        let noted = |left: i128, needed: i128| {
+            let shortfall = Shortfall { key: LimitKey("a/b/c".into()), unit: Unit::Usd, left, resets_at_ms: None };
+            refusals.note(&shortfall, needed, 7);
+            refusals.of(&shortfall.key).expect("noted").smallest
+        };
+        assert_eq!([noted(3, 10), noted(3, 5), noted(3, 8)], [10, 5, 5]);
+        assert_eq!(noted(6, 9), 9, "there is room for 5 now, and yet a call is refused");
+    }
 }

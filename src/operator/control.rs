@@ -137,7 +137,7 @@ impl ControlService {
     }
 
     /// What follows from a lease decision besides the answer: metrics, the memory of refusals, and recalls.
-    fn follow_up(&self, member: &Member, limits: &[LimitKey], min: Amount, want: Amount, decision: &Decision) {
+    fn follow_up(&self, member: &Member, limits: &[LimitKey], need: Amount, want: Amount, decision: &Decision) {
         let (name, scarce): (_, Vec<LimitKey>) = match decision {
             Decision::Granted { granted, .. } if granted.covers(&want) => ("granted", vec![]),
             Decision::Granted { .. } => ("granted", limits.to_vec()),
@@ -147,7 +147,7 @@ impl ControlService {
         self.metrics.leases.with_label_values(&[name]).inc();
         if let Decision::Refused { shortfalls } = decision {
             for shortfall in shortfalls {
-                self.context.refusals.note(&shortfall.key, min.in_unit(shortfall.unit), now_ms());
+                self.context.refusals.note(shortfall, need.in_unit(shortfall.unit), now_ms());
                 let limit = shortfall.key.0.split('=').next().unwrap_or_default();
                 self.metrics.refusals.with_label_values(&[limit]).inc();
             }
@@ -236,7 +236,7 @@ impl Control for Arc<ControlService> {
         let member = self.caller(request.metadata(), Presence::Required).await?;
         let malformed = |error: crate::channel::convert::Malformed| Status::invalid_argument(error.to_string());
         let ask = LeaseAsk::try_from(request.into_inner()).map_err(malformed)?;
-        let (limits, min, want) = (ask.limits.clone(), ask.min, ask.want);
+        let (limits, need, want) = (ask.limits.clone(), ask.need, ask.want);
         let now = now_ms();
         let holder = HolderId(member.pod.origin.pod_uid.clone());
         let acquire = ask.into_acquire(holder, |key| member.budgets.terms(key, now), now);
@@ -245,7 +245,7 @@ impl Control for Arc<ControlService> {
             self.metrics.leases.with_label_values(&["failed"]).inc();
             ledger_status(error)
         })?;
-        self.follow_up(&member, &limits, min, want, &decision);
+        self.follow_up(&member, &limits, need, want, &decision);
         timer.observe_duration();
         Ok(Response::new(decision_to_wire(decision, now)))
     }

@@ -13,7 +13,7 @@ use super::body::ProxyBody;
 use super::config::{InForce, Snapshot};
 use super::forward::{self, Attempt};
 use super::health::Health;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalLog};
 use super::reserve::{self, Refused};
 use super::route::{self, Plan};
 use super::settle::Accounts;
@@ -30,6 +30,7 @@ pub struct Sidecar {
     pub accounts: Arc<Accounts>,
     pub in_force: InForce,
     pub health: Health,
+    pub refusal_log: RefusalLog,
     pub upstream: Upstream,
     pub settings: Settings,
 }
@@ -61,7 +62,15 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
         match answer(&sidecar, &snapshot, &call).await {
             Ok(response) => response,
             Err(refusal) => {
-                tracing::info!(code = refusal.kind.code(), model = call.request.model(), message = refusal.message, "a call was refused");
+                if let Some(unsaid) = sidecar.refusal_log.due(refusal.kind, sidecar.accounts.clock.monotonic_ms()) {
+                    tracing::info!(
+                        code = refusal.kind.code(),
+                        model = call.request.model(),
+                        unsaid,
+                        "a call was refused: {}",
+                        refusal.message
+                    );
+                }
                 sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
                 sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
                 refusal.into_response(protocol)

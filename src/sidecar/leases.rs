@@ -105,7 +105,7 @@ impl Leases {
                 self.note(expired);
                 ask
             };
-            let denied = match self.send(limits, &ask).await {
+            let denied = match self.send(limits, &ask, need).await {
                 Ok(Decision::Granted { .. } | Decision::Expired) => continue,
                 Ok(Decision::Refused { shortfalls }) if !recalled && self.give_back_for(limits, &shortfalls).await => {
                     recalled = true;
@@ -121,8 +121,9 @@ impl Leases {
     }
 
     /// Sends a request and takes its answer. Without an answer the request stays in the book, to be sent again as it is.
-    async fn send(&self, limits: &[LimitKey], ask: &Ask) -> Result<Decision, SourceError> {
-        let message = LeaseAsk { lease: ask.lease.clone(), seq: ask.seq, limits: limits.to_vec(), min: ask.min, want: ask.want };
+    async fn send(&self, limits: &[LimitKey], ask: &Ask, need: Amount) -> Result<Decision, SourceError> {
+        let Ask { lease, seq, min, want } = ask.clone();
+        let message = LeaseAsk { lease, seq, limits: limits.to_vec(), min, want, need: need.max(min) };
         let unwritten = |e: super::journal::JournalError| SourceError::Unavailable(e.to_string());
         self.journal.asked(message.clone()).map_err(unwritten)?;
         // Counted from before the request was sent: the ledger's own count began later.
@@ -232,7 +233,7 @@ impl Leases {
             let gate = Arc::clone(lock(&self.gates).entry(limits.clone()).or_default());
             // Whoever has the turn is asking this very question.
             let Ok(_turn) = gate.turn.try_lock() else { continue };
-            if let Err(error) = self.send(&limits, &ask).await {
+            if let Err(error) = self.send(&limits, &ask, ask.min).await {
                 tracing::debug!(%error, "a request for a lease is still unanswered");
             }
         }

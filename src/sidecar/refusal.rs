@@ -1,5 +1,9 @@
 //! What a caller is told when the sidecar itself answers, in the provider's own error shape, so that an SDK shows the message.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, PoisonError};
+
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
@@ -13,6 +17,9 @@ use crate::llm::{ErrorKind, error_response};
 
 /// The longest `Retry-After`: a month.
 const LONGEST_RETRY_S: i64 = 31 * 24 * 3600;
+
+/// Refusals of one kind are logged at most this often.
+const LOG_PAUSE_MS: i64 = 10_000;
 
 /// An answer of the sidecar's own.
 #[derive(Clone, Debug)]
@@ -60,6 +67,34 @@ impl Refusal {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// Which refusals are worth a line in the log: a runaway agent makes hundreds a second, all alike.
+#[derive(Default)]
+pub struct RefusalLog(Mutex<HashMap<ErrorKind, Said>>);
+
+#[derive(Clone, Copy)]
+struct Said {
+    at_ms: i64,
+    unsaid: u64,
+}
+
+impl RefusalLog {
+    /// How many refusals of this kind went unsaid since the last that was said; `None` when this one goes unsaid too.
+    pub fn due(&self, kind: ErrorKind, now_ms: i64) -> Option<u64> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match log.entry(kind) {
+            Entry::Occupied(mut said) if now_ms - said.get().at_ms < LOG_PAUSE_MS => {
+                said.get_mut().unsaid += 1;
+                None
+            }
+            Entry::Occupied(mut said) => Some(said.insert(Said { at_ms: now_ms, unsaid: 0 }).unsaid),
+            Entry::Vacant(never) => {
+                never.insert(Said { at_ms: now_ms, unsaid: 0 });
+                Some(0)
+            }
+        }
     }
 }
 

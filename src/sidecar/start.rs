@@ -12,6 +12,7 @@ use super::health::Health;
 use super::journal::{Held, Journal, JournalError};
 use super::leases::Leases;
 use super::metrics::Metrics;
+use super::refusal::RefusalLog;
 use super::settle::Accounts;
 use super::source::{LeaseSource, SourceError};
 use super::upstream::Upstream;
@@ -46,7 +47,7 @@ pub fn assemble(parts: Parts) -> Result<Arc<Sidecar>, JournalError> {
     let metrics = Arc::new(Metrics::new());
     let leases = Leases::new(source, Arc::clone(&journal), Arc::clone(&metrics), clock);
     let accounts = Arc::new(Accounts { leases, journal, metrics, clock });
-    Ok(Arc::new(Sidecar { accounts, in_force, health: Health::default(), upstream, settings }))
+    Ok(Arc::new(Sidecar { accounts, in_force, health: Health::default(), refusal_log: RefusalLog::default(), upstream, settings }))
 }
 
 /// What the process before left behind: calls whose end nobody saw are charged as reserved, and its leases go back.

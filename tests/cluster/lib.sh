@@ -67,11 +67,11 @@ running() { # name
 }
 
 # Ends a process that `start` started and waits until it is gone: its ports are free only then.
-stop() { # name
+stop() { # name [signal]
   local pid
   if running "$1"; then
     pid=$(cat "$dir/pid/$1")
-    kill "$pid" 2> /dev/null
+    kill -s "${2:-TERM}" "$pid" 2> /dev/null
     for _ in $(seq 100); do running "$1" || break; sleep 0.1; done
     running "$1" && kill -9 "$pid" 2> /dev/null
     while running "$1"; do sleep 0.1; done

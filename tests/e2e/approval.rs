@@ -32,9 +32,16 @@ fn spend(user: &str, verb: &str, id: &str) -> Said {
 
 #[test]
 fn recorded_calls_propose_a_cheaper_tier() {
-    let found = recommendation("modelroute/models", "ModelTier", "Proposed");
+    // Another test may have approved it by now.
+    let found = eventually("the route has a ModelTier recommendation", || {
+        let all = get("helpdesk", "modelroute/models")["status"]["recommendations"].as_array()?.clone();
+        all.into_iter().find(|r| r["kind"] == "ModelTier")
+    });
     assert!(found["evidence"]["samples"].as_i64().is_some_and(|n| n >= 20), "{found}");
     assert!(found["patch"].as_str().is_some_and(|p| p.contains("support-chat") && p.contains("maxTier")), "{found}");
+    let figure = |name: &str| found["evidence"]["figures"][name].as_str().and_then(|n| n.parse::<i64>().ok()).expect("a number");
+    let (calls, above) = (figure("calls"), figure("callsAboveNeed"));
+    assert!(above * 2 > calls && above < calls, "most tickets are easy, and some are not: {found}");
     assert_ne!(found["estimatedMonthlySavings"], "0.00");
 }
 

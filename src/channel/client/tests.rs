@@ -69,7 +69,7 @@ async fn connected() -> (Arc<Operator>, OperatorClient, tempfile::NamedTempFile)
 
 fn ask() -> LeaseAsk {
     let amount = Amount { tokens: 7, ..Amount::ZERO };
-    LeaseAsk { lease: LeaseId("l".into()), seq: 1, limits: vec![LimitKey("a/b/c".into())], min: amount, want: amount }
+    LeaseAsk { lease: LeaseId("l".into()), seq: 1, limits: vec![LimitKey("a/b/c".into())], min: amount, want: amount, need: amount }
 }
 
 #[tokio::test]

@@ -55,6 +55,7 @@ proptest! {
             limits: vec![LimitKey("a/b/c".into()), LimitKey("a/b/d=x y".into())],
             min,
             want: min.max(more),
+            need: min.max(more),
         };
         let wire: proto::AcquireRequest = over_the_wire(proto::AcquireRequest::from(ask.clone()));
         prop_assert_eq!(LeaseAsk::try_from(wire).unwrap(), ask);

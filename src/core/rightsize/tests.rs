@@ -107,7 +107,8 @@ fn a_standing_proposal_stays_while_it_is_good_enough() {
     };
     assert_eq!(decide_with(100), Some(120), "115m are needed");
     assert_eq!(decide_with(104), Some(120), "120m are needed");
-    assert_eq!(decide_with(105), Some(121), "it no longer covers what is needed");
+    assert_eq!(decide_with(120), Some(120), "138m are needed, and 120m cover what was used without its headroom");
+    assert_eq!(decide_with(121), Some(140), "it no longer covers what was used");
     assert_eq!(decide_with(94), Some(109), "it wastes more than a tenth");
 }
 

@@ -108,7 +108,7 @@ mod tests {
         connection.execute_batch("CREATE TABLE t (x)").expect("a table");
         let mut transaction = connection.transaction().expect("a transaction");
         in_savepoint(&mut transaction, insert).expect("done");
-        let failed = in_savepoint(&mut transaction, |c| insert(c).and_then(|()| Err::<(), _>(LedgerError::Stopped)));
+        let failed = in_savepoint(&mut transaction, |c| insert(c).and(Err::<(), _>(LedgerError::Stopped)));
         assert!(failed.is_err());
         transaction.commit().expect("committed");
         assert_eq!(count(&connection), 1);

@@ -122,6 +122,7 @@ impl Bench {
             limits: vec![LimitKey(limit.into())],
             min: amount,
             want: amount,
+            need: amount,
         };
         self.service.acquire(with_token(token, proto::AcquireRequest::from(ask))).await.map(Response::into_inner)
     }

@@ -86,7 +86,7 @@ impl Held {
     /// The unanswered request, to be sent again.
     pub fn unanswered(&self, lease: &LeaseId) -> Option<LeaseAsk> {
         let (limits, min, want) = self.asked.clone()?;
-        Some(LeaseAsk { lease: lease.clone(), seq: self.seq, limits, min, want })
+        Some(LeaseAsk { lease: lease.clone(), seq: self.seq, limits, min, want, need: min })
     }
 }
 

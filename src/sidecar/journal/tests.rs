@@ -42,7 +42,7 @@ fn lease() -> LeaseId {
 }
 
 fn ask(seq: u64) -> LeaseAsk {
-    LeaseAsk { lease: lease(), seq, limits: vec![LimitKey("a/b/c".into())], min: amount(7), want: amount(9) }
+    LeaseAsk { lease: lease(), seq, limits: vec![LimitKey("a/b/c".into())], min: amount(7), want: amount(9), need: amount(7) }
 }
 
 fn settled(id: &str) -> Line {

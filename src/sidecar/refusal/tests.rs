@@ -70,3 +70,12 @@ fn durations_have_two_units_at_most() {
         assert_eq!(duration(ms), text);
     }
 }
+
+#[test]
+fn of_many_refusals_alike_one_in_ten_seconds_is_logged_with_the_number_of_the_others() {
+    let log = RefusalLog::default();
+    let kind = ErrorKind::BudgetExceeded;
+    assert_eq!([0, 1, 9_999].map(|now| log.due(kind, now)), [Some(0), None, None]);
+    assert_eq!(log.due(ErrorKind::NoRoute, 5), Some(0), "each kind by itself");
+    assert_eq!((log.due(kind, 10_000), log.due(kind, 25_000)), (Some(2), Some(0)));
+}
