@@ -4,7 +4,7 @@ use serde_json::json;
 use spendkeeper::api::{AIBudget, ModelRoute};
 
 use super::provider::Provider;
-use super::scene::{CREDENTIAL, Scene, budget, route};
+use super::scene::{CREDENTIAL, Scene, route};
 use super::server::succeeded;
 use super::sidecar::Sidecar;
 use super::wait::until;
@@ -19,7 +19,7 @@ async fn a_call_goes_out_with_the_providers_key_and_its_cost_is_the_budgets() {
     let mut models = route("models", &provider.address);
     models["spec"]["backends"][0]["credentials"] = json!({"name": "provider"});
     scene.create(models).await.unwrap();
-    scene.create(budget("b", json!({"usd": "1"}))).await.unwrap();
+    scene.budget_in_force("b", json!({"usd": "1"})).await;
     let workload = Workload::start(&scene, injected("bot")).await;
     let sidecar = Sidecar::start(&scene, &workload).await;
 
@@ -46,7 +46,7 @@ async fn a_call_that_does_not_fit_is_refused_until_its_budget_is_raised() {
     let scene = Scene::new("refused-call").await;
     let provider = Provider::start().await;
     scene.create(route("models", &provider.address)).await.unwrap();
-    scene.create(budget("b", json!({"usd": "0.001"}))).await.unwrap();
+    scene.budget_in_force("b", json!({"usd": "0.001"})).await;
     let workload = Workload::start(&scene, injected("bot")).await;
     let sidecar = Sidecar::start(&scene, &workload).await;
 

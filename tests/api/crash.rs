@@ -10,7 +10,7 @@ use spendkeeper::api::AIBudget;
 use super::cluster::{Cluster, disrupted};
 use super::operator::{Operator, Ports};
 use super::provider::Provider;
-use super::scene::{Scene, budget, route};
+use super::scene::{Scene, route};
 use super::sidecar::Sidecar;
 use super::wait::until;
 use super::workload::{Workload, injected};
@@ -26,7 +26,7 @@ async fn an_operator_that_is_killed_in_mid_traffic_loses_nothing_and_overspends_
     let scene = Scene::on(cluster, "crash", json!({})).await;
     let provider = Provider::start().await;
     scene.create(route("models", &provider.address)).await.unwrap();
-    scene.create(budget("b", json!({"usd": "0.50"}))).await.unwrap();
+    scene.budget_in_force("b", json!({"usd": "0.50"})).await;
     let workload = Workload::start(&scene, injected("bot")).await;
     let sidecar = Arc::new(Sidecar::start(&scene, &workload).await);
 
@@ -61,7 +61,8 @@ async fn an_operator_that_is_killed_in_mid_traffic_loses_nothing_and_overspends_
     }
 
     let billed = provider.billed_micro();
-    assert!(billed <= LIMIT_MICRO, "billed {billed}");
+    let status = scene.api::<AIBudget>().get("b").await.unwrap().status;
+    assert!(billed <= LIMIT_MICRO, "billed {billed}; {status:?}");
     let spent = format!("$0.{billed:06}");
     let agrees = |b: &AIBudget| b.status.as_ref().is_some_and(|s| s.limits[0].spent == spent && s.limits[0].reserved == "$0.000000");
     scene.once::<AIBudget>("what was billed is what was spent", "b", agrees).await;

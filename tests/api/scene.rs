@@ -99,6 +99,13 @@ impl<'a> Scene<'a> {
         .await
     }
 
+    /// Creates a budget and waits until the operator knows of it: it learns of budgets and of pods by separate watches, so that
+    /// a pod may be told a policy before the budget that was created just before it is part of that.
+    pub async fn budget_in_force(&self, name: &str, limit: Value) {
+        self.create(budget(name, limit)).await.unwrap();
+        self.once::<AIBudget>("the budget has a status", name, |b| b.status.is_some()).await;
+    }
+
     /// A client of `user`, who is bound to the cluster role `role` in this namespace.
     pub async fn user(&self, user: &str, role: &str) -> Client {
         let binding = json!({
