@@ -40,7 +40,14 @@ fn usd(text: &str) -> Amount {
 }
 
 fn ask(lease: &str, seq: u64, limit: &str, amount: &str) -> LeaseAsk {
-    LeaseAsk { lease: LeaseId(lease.into()), seq, limits: vec![LimitKey(limit.into())], min: usd(amount), want: usd(amount) }
+    LeaseAsk {
+        lease: LeaseId(lease.into()),
+        seq,
+        limits: vec![LimitKey(limit.into())],
+        min: usd(amount),
+        want: usd(amount),
+        need: usd(amount),
+    }
 }
 
 #[tokio::test]
