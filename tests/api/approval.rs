@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spendkeeper::api::CostAllocation;
 use spendkeeper::core::recommend::{Recommendation, RecommendationState};
 
-use super::scene::{Scene, once_told, ours, refusal};
+use super::scene::{Scene, ours, refusal};
 
 /// A Deployment whose container `app` requests so much CPU.
 fn deployment(name: &str, cpu: &str) -> Value {
@@ -130,7 +130,7 @@ async fn an_approved_change_is_applied_and_can_be_undone() {
     let bot: Deployment = scene.api().get("bot").await.unwrap();
     let managers: Vec<_> = bot.managed_fields().iter().filter_map(|m| m.manager.as_deref()).collect();
     assert!(managers.contains(&"spendkeeper-first"), "{managers:?}");
-    let told = once_told(&scene.events("costs").await, "RecommendationApplied").clone();
+    let told = scene.told("costs", "RecommendationApplied").await;
     assert!(told.note.unwrap().contains("(ada)"));
 
     annotate(&scene, &ada, json!({"spendkeeper.dev/rollback": "first"})).await.unwrap();
@@ -138,7 +138,7 @@ async fn an_approved_change_is_applied_and_can_be_undone() {
     assert_eq!((undone.observed.as_deref(), cpu(&scene, "bot").await.as_str()), (Some("undone by request"), "1"));
     assert_eq!(cpu(&scene, "other").await, "50m");
     scene.rounds(3).await;
-    once_told(&scene.events("costs").await, "RecommendationRolledBack");
+    scene.told("costs", "RecommendationRolledBack").await;
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_rejected_change_is_not_applied() {
     seed(&scene, &[recommendation(&scene, "first", "bot", "Proposed")]).await;
     let rejected = decided(&scene, "first", RecommendationState::Rejected).await;
     assert_eq!((rejected.approved_by.as_deref(), cpu(&scene, "bot").await.as_str()), (Some("ada"), "1"));
-    once_told(&scene.events("costs").await, "RecommendationRejected");
+    scene.told("costs", "RecommendationRejected").await;
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_change_whose_target_is_not_as_described_any_more_expires() {
     let expired = decided(&scene, "first", RecommendationState::Expired).await;
     assert!(expired.observed.as_deref().is_some_and(|o| o.contains("not applied")), "{expired:?}");
     assert_eq!(cpu(&scene, "bot").await, "700m");
-    once_told(&scene.events("costs").await, "RecommendationExpired");
+    scene.told("costs", "RecommendationExpired").await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 use spendkeeper::api::{AIBudget, ModelRoute};
 
 use super::provider::Provider;
-use super::scene::{CREDENTIAL, Scene, budget, once_told, route};
+use super::scene::{CREDENTIAL, Scene, budget, route};
 use super::server::succeeded;
 use super::sidecar::Sidecar;
 use super::wait::until;
@@ -57,7 +57,7 @@ async fn a_call_that_does_not_fit_is_refused_until_its_budget_is_raised() {
     let exhausted =
         |b: &AIBudget, status: &str| b.status.iter().flat_map(|s| &s.conditions).any(|c| c.type_ == "Exhausted" && c.status == status);
     scene.once::<AIBudget>("the budget is exhausted", "b", |b| exhausted(b, "True")).await;
-    once_told(&scene.events("b").await, "LimitReached");
+    scene.told("b", "LimitReached").await;
 
     let limits = json!([{"name": "total", "usd": "1", "period": "Lifetime"}]);
     scene.merge::<AIBudget>(&scene.client, "b", json!({"spec": {"limits": limits}})).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_call_that_does_not_fit_is_refused_until_its_budget_is_raised() {
     })
     .await;
     scene.once::<AIBudget>("the budget has room again", "b", |b| exhausted(b, "False")).await;
-    once_told(&scene.events("b").await, "Within");
+    scene.told("b", "Within").await;
 }
 
 #[tokio::test]

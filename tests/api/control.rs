@@ -18,7 +18,7 @@ use spendkeeper::core::policy::Policy;
 use spendkeeper::ledger::{Decision, LeaseId};
 
 use super::cluster::{SYSTEM, shared};
-use super::scene::{CREDENTIAL, Scene, budget, once_told, ours, route};
+use super::scene::{CREDENTIAL, Scene, budget, ours, route};
 use super::wait::LONG;
 use super::workload::{Workload, injected, pod, record};
 
@@ -200,7 +200,7 @@ async fn a_lease_is_granted_within_the_limit_and_what_is_reported_is_spent_once(
     });
     let limits = status.await.status.unwrap().limits;
     assert_eq!((limits[0].reserved.as_str(), limits[0].remaining.as_str()), ("$0.750000", "$0.250000"));
-    let told = once_told(&scene.events("b").await, "LimitReached").clone();
+    let told = scene.told("b", "LimitReached").await;
     assert!(told.type_.as_deref() == Some("Warning") && told.note.unwrap().contains("Raise the limit"));
 
     let settled = || Reported::Settled { record: record("c1", "", "chat", "0.25"), lease: Some(LeaseId("l1".into())), unleased: vec![] };

@@ -6,7 +6,7 @@ use spendkeeper::api::ModelRoute;
 use spendkeeper::channel::message::Reported;
 use spendkeeper::core::recommend::{Recommendation, RecommendationState};
 
-use super::scene::{Scene, once_told, route};
+use super::scene::{Scene, route};
 use super::server::{succeeded, text};
 use super::workload::{Workload, injected, record};
 
@@ -84,7 +84,7 @@ async fn a_recommendation_is_listed_approved_applied_and_undone() {
     let route: ModelRoute = scene.api().get("models").await.unwrap();
     assert_eq!(proposals(&route).len(), 2);
     for reason in ["RecommendationApplied", "RecommendationRolledBack", "RecommendationRejected"] {
-        once_told(&scene.events("models").await, reason);
+        scene.told("models", reason).await;
     }
 }
 

@@ -109,7 +109,11 @@ impl<'a> Scene<'a> {
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         });
         self.create(binding).await.unwrap();
-        client(&self.cluster.server.admin(), Some(user)).await
+        let client = client(&self.cluster.server.admin(), Some(user)).await;
+        // The API server learns of a binding by a watch.
+        let budgets = Api::<AIBudget>::namespaced(client.clone(), &self.namespace);
+        until("the user has the role", async || budgets.list(&ListParams::default()).await.map_err(|error| error.to_string())).await;
+        client
     }
 
     /// A token of the account `default`, bound to an object by kind, name and UID where one is given.
@@ -144,10 +148,18 @@ impl<'a> Scene<'a> {
         .await;
     }
 
-    /// Events about an object of this namespace.
-    pub async fn events(&self, name: &str) -> Vec<Event> {
-        let all = self.api::<Event>().list(&ListParams::default()).await.unwrap().items;
-        all.into_iter().filter(|e| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)).collect()
+    /// Waits until an object's Event is there, which is soon after the status that it is about; it is told once.
+    pub async fn told(&self, name: &str, reason: &str) -> Event {
+        let is_about =
+            |e: &Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name) && e.reason.as_deref() == Some(reason);
+        let mut told = until(&format!("{reason} is told of {name}"), async || {
+            let all = self.api::<Event>().list(&ListParams::default()).await.unwrap().items;
+            let told: Vec<Event> = all.iter().filter(|e| is_about(e)).cloned().collect();
+            if told.is_empty() { Err(all.into_iter().map(|e| (e.reason, e.note)).collect::<Vec<_>>()) } else { Ok(told) }
+        })
+        .await;
+        assert!(told.len() == 1 && told[0].series.is_none() && told[0].deprecated_count.unwrap_or(1) <= 1, "{told:#?}");
+        told.remove(0)
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
@@ -169,14 +181,6 @@ impl Drop for Scene<'_> {
         let leaked = log.lines().find(|line| line.contains(CREDENTIAL));
         assert!(leaked.is_none(), "the operator logged a credential: {leaked:?}");
     }
-}
-
-/// That an event happened, once.
-pub fn once_told<'a>(events: &'a [Event], reason: &str) -> &'a Event {
-    let told: Vec<&Event> = events.iter().filter(|e| e.reason.as_deref() == Some(reason)).collect();
-    assert_eq!(told.len(), 1, "{reason}: {events:#?}");
-    assert!(told[0].series.is_none() && told[0].deprecated_count.unwrap_or(1) <= 1, "{:#?}", told[0]);
-    told[0]
 }
 
 /// The message of a refusal by the API server.

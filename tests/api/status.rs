@@ -6,7 +6,7 @@ use spendkeeper::api::common::Condition;
 use spendkeeper::api::{AIBudget, CostAllocation, ModelRoute};
 
 use super::cluster::EARLIER;
-use super::scene::{Scene, budget, once_told, ours, route};
+use super::scene::{Scene, budget, ours, route};
 use super::server::succeeded;
 
 fn condition<'a>(conditions: &'a [Condition], type_: &str) -> &'a Condition {
@@ -65,7 +65,7 @@ async fn what_came_past_the_webhook_is_not_ready_and_says_why() {
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Invalid"));
         assert!(ready.message.contains("Not in force") && ready.message.contains(field), "{}", ready.message);
     }
-    assert_eq!(once_told(&earlier.events("no-such-zone").await, "Invalid").type_.as_deref(), Some("Warning"));
+    assert_eq!(earlier.told("no-such-zone", "Invalid").await.type_.as_deref(), Some("Warning"));
     // It can be put right, and what is wrong with it is no reason to refuse any other change.
     earlier.merge::<AIBudget>(&scene.client, "no-such-zone", json!({"metadata": {"labels": {"seen": "yes"}}})).await.unwrap();
 }
@@ -77,8 +77,7 @@ async fn a_transition_is_one_event_and_a_round_without_one_is_none() {
     scene.once::<CostAllocation>("a status", "c", |c| c.status.is_some()).await;
     scene.rounds(3).await;
     for (name, kind) in [("b", "AIBudget"), ("r", "ModelRoute"), ("c", "CostAllocation")] {
-        let events = scene.events(name).await;
-        let event = once_told(&events, "InForce");
+        let event = scene.told(name, "InForce").await;
         assert_eq!(event.regarding.as_ref().and_then(|r| r.kind.as_deref()), Some(kind));
         assert_eq!((event.type_.as_deref(), event.reporting_controller.as_deref()), (Some("Normal"), Some("spendkeeper-operator")));
     }
