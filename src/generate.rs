@@ -9,6 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use crate::api::{AIBudget, CostAllocation, ModelRoute};
+use crate::core::metric::Declaration;
 use crate::operator::conditions::{RECOMMENDATION_EVENTS, STATES};
 use crate::{operator, sidecar};
 
@@ -38,17 +39,20 @@ fn metrics() -> String {
         "# Metrics\n\nGenerated from `src/operator/metrics.rs` and `src/sidecar/metrics.rs` by `make generate`. All are in Prometheus' text \
          format.\n",
     );
-    let operator = operator::metrics::DECLARATIONS.map(|m| (m.name, format!("{:?}", m.kind), m.labels, m.help));
-    let sidecar = sidecar::metrics::DECLARATIONS.map(|m| (m.name, format!("{:?}", m.kind), m.labels, m.help));
     let places = [
-        ("The operator", "At `/metrics` of port 8080, in the clear.", operator.as_slice()),
-        ("A sidecar", "At `/metrics` of the pod's port 15401, in the clear. They begin anew with each process.", sidecar.as_slice()),
+        ("The operator", "At `/metrics` of port 8080, in the clear.", operator::metrics::DECLARATIONS.as_slice()),
+        (
+            "A sidecar",
+            "At `/metrics` of the pod's port 15401, in the clear. They begin anew with each process.",
+            sidecar::metrics::DECLARATIONS.as_slice(),
+        ),
     ];
     for (title, place, metrics) in places {
         let _ = write!(text, "\n## {title}\n\n{place}\n\n| metric | type | unit | labels | what it is |\n|---|---|---|---|---|\n");
-        for (name, kind, labels, help) in metrics {
+        for Declaration { name, kind, labels, help } in metrics {
             let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
-            let _ = writeln!(text, "| `{name}` | {} | {} | {} | {help} |", kind.to_lowercase(), unit(name), labels.join(", "));
+            let _ =
+                writeln!(text, "| `{name}` | {} | {} | {} | {help} |", format!("{kind:?}").to_lowercase(), unit(name), labels.join(", "));
         }
     }
     text

@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 
 /// Events with text in a streamed answer.
 const EVENTS: usize = 64;
+/// Bytes of a request that are looked at.
+const HEAD: usize = 256;
 /// Where completions are.
 pub const PATH: &str = "/v1/chat/completions";
 /// A request whose body begins so is answered in events.
@@ -48,14 +50,14 @@ async fn serve(listener: std::net::TcpListener) -> Result<()> {
 
 async fn answer(request: Request<Incoming>, whole: Bytes, events: VecDeque<Bytes>) -> Result<Response<Answer>, hyper::Error> {
     let mut body = request.into_body();
-    let mut streamed = None;
+    let mut head = Vec::with_capacity(HEAD);
     while let Some(frame) = body.frame().await {
         let data = frame?.into_data().unwrap_or_default();
-        streamed.get_or_insert_with(|| is_streamed(&data));
+        head.extend_from_slice(&data[..data.len().min(HEAD - head.len())]);
     }
-    let (content_type, frames) = match streamed {
-        Some(true) => ("text/event-stream", events),
-        _ => ("application/json", VecDeque::from([whole])),
+    let (content_type, frames) = match is_streamed(&head) {
+        true => ("text/event-stream", events),
+        false => ("application/json", VecDeque::from([whole])),
     };
     let mut response = Response::new(Answer { frames });
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
@@ -63,8 +65,7 @@ async fn answer(request: Request<Incoming>, whole: Bytes, events: VecDeque<Bytes
 }
 
 /// The sidecar puts members of its own before the first one.
-fn is_streamed(body: &[u8]) -> bool {
-    let head = &body[..body.len().min(256)];
+fn is_streamed(head: &[u8]) -> bool {
     head.windows(STREAMED_PREFIX.len() - 1).any(|window| window == &STREAMED_PREFIX.as_bytes()[1..])
 }
 

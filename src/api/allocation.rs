@@ -198,7 +198,7 @@ pub struct CostAllocationStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The period in words: `2026-11 (UTC)`.
+    /// The period in words: `Month from 2026-11-01 (UTC)`.
     #[serde(default)]
     pub period: String,
     /// Start of the period (RFC 3339).

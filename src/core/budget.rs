@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cel::{CallFacts, CelError, Expression};
-use super::limit::{LimitKey, LimitTerms};
+use super::limit::{LimitKey, LimitTerms, Shortfall};
 use super::policy::{Budget, Enforcement, Limit, OnLedgerUnavailable, ResourceKey, Scope, UnpricedModels};
 use super::window::{Schedule, UnknownTimeZone};
 
@@ -36,12 +36,20 @@ pub struct Applicable {
     pub leased: Vec<LimitKey>,
     /// Limits that only count the call (`Warn`), sorted.
     pub warned: Vec<LimitKey>,
-    /// Every budget in `leased` is `Fit`, so the call may be made smaller instead of being refused.
-    pub all_fit: bool,
+    /// Those of `leased` whose budget says `Fit`.
+    pub fit: Vec<LimitKey>,
     /// Every budget in `leased` is `FailOpen`, so the call may go on while the ledger is away.
     pub fail_open: bool,
     /// What the strictest budget in `leased` says of a model without a price.
     pub unpriced: UnpricedModels,
+}
+
+impl Applicable {
+    /// True when a call that lacks `short` may be made smaller instead of being refused: every limit that is short says so.
+    /// What the other budgets say does not matter, since they have room for more.
+    pub fn may_shrink(&self, short: &[Shortfall]) -> bool {
+        short.iter().all(|shortfall| self.fit.contains(&shortfall.key))
+    }
 }
 
 /// Why a budget cannot be enforced.
@@ -75,7 +83,7 @@ impl BudgetSet {
     /// The limits that count this call.
     pub fn applicable(&self, call: &CallFacts<'_>) -> Applicable {
         let mut found =
-            Applicable { leased: Vec::new(), warned: Vec::new(), all_fit: true, fail_open: true, unpriced: UnpricedModels::Allow };
+            Applicable { leased: Vec::new(), warned: Vec::new(), fit: Vec::new(), fail_open: true, unpriced: UnpricedModels::Allow };
         for compiled in self.budgets.iter().filter(|b| b.counts(call)) {
             let budget = &compiled.budget;
             if budget.enforcement == Enforcement::Warn {
@@ -83,7 +91,9 @@ impl BudgetSet {
                 continue;
             }
             found.leased.extend(compiled.keys(call));
-            found.all_fit &= budget.enforcement == Enforcement::Fit;
+            if budget.enforcement == Enforcement::Fit {
+                found.fit.extend(compiled.keys(call));
+            }
             found.fail_open &= budget.on_ledger_unavailable == OnLedgerUnavailable::FailOpen;
             if budget.unpriced_models == UnpricedModels::Deny {
                 found.unpriced = UnpricedModels::Deny;
@@ -245,9 +255,21 @@ mod tests {
         let warning = Budget { enforcement: Enforcement::Warn, ..budget("warning") };
         let found = applicable(&compiled([lenient.clone(), warning.clone()]), &[]);
         assert_eq!((keys(&found.leased), keys(&found.warned)), (vec!["shop/lenient/daily"], vec!["shop/warning/daily"]));
-        assert!(found.all_fit && found.fail_open && found.unpriced == UnpricedModels::Allow);
+        assert!(found.fit == found.leased && found.fail_open && found.unpriced == UnpricedModels::Allow);
         let found = applicable(&compiled([lenient, budget("strict")]), &[]);
-        assert!(!found.all_fit && !found.fail_open && found.unpriced == UnpricedModels::Deny);
+        assert!(found.fit.len() == 1 && !found.fail_open && found.unpriced == UnpricedModels::Deny);
+    }
+
+    #[test]
+    fn a_call_is_made_smaller_when_every_limit_that_is_short_says_so() {
+        let lenient = Budget { enforcement: Enforcement::Fit, ..budget("lenient") };
+        let found = applicable(&compiled([lenient, budget("strict")]), &[]);
+        let short = |keys: &[&str]| {
+            let one = |key: &&str| Shortfall { key: LimitKey((*key).into()), unit: Unit::Usd, left: 1, resets_at_ms: None };
+            found.may_shrink(&keys.iter().map(one).collect::<Vec<_>>())
+        };
+        assert!(short(&["shop/lenient/daily"]), "the strict one has room");
+        assert!(!short(&["shop/strict/daily"]) && !short(&["shop/lenient/daily", "shop/strict/daily"]));
     }
 
     #[test]

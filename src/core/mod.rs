@@ -13,6 +13,7 @@ pub mod dimensions;
 pub mod forecast;
 pub mod lease;
 pub mod limit;
+pub mod metric;
 pub mod money;
 pub mod outcome;
 pub mod policy;

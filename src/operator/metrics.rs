@@ -3,25 +3,7 @@
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-/// What a metric is: its name, labels and meaning.
-#[derive(Clone, Copy, Debug)]
-pub struct Declaration {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub labels: &'static [&'static str],
-    pub help: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-const fn declare(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Declaration {
-    Declaration { name, kind, labels, help }
-}
+use crate::core::metric::{Declaration, Kind, declare};
 
 const CALLS: Declaration =
     declare("spendkeeper_calls_total", Kind::Counter, &["namespace", "workload", "model", "outcome"], "Calls that sidecars reported.");
@@ -121,13 +103,16 @@ impl Metrics {
             let options = HistogramOpts::new(of.name, of.help).buckets(LEASE_BUCKETS.to_vec());
             register(&registry, HistogramVec::new(options, of.labels))
         };
+        let sidecars = gauge(SIDECARS);
+        // A gauge that is absent until somebody connects cannot be alerted on.
+        sidecars.with_label_values::<&str>(&[]).set(0);
         Metrics {
             calls: counter(CALLS),
             cost: counter(COST),
             leases: counter(LEASES),
             refusals: counter(REFUSALS),
             lease_seconds: timer(LEASE_SECONDS),
-            sidecars: gauge(SIDECARS),
+            sidecars,
             pushes: counter(PUSHES),
             rejected: counter(REJECTED),
             holders_gone: counter(HOLDERS_GONE),

@@ -62,17 +62,14 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
         match answer(&sidecar, &snapshot, &call).await {
             Ok(response) => response,
             Err(refusal) => {
+                // What was refused cost nothing. The metric counts all of them; a log line and a record for each of hundreds a
+                // second would only fill disks, the ledger's among them.
                 if let Some(unsaid) = sidecar.refusal_log.due(refusal.kind, sidecar.accounts.clock.monotonic_ms()) {
-                    tracing::info!(
-                        code = refusal.kind.code(),
-                        model = call.request.model(),
-                        unsaid,
-                        "a call was refused: {}",
-                        refusal.message
-                    );
+                    let (code, model) = (refusal.kind.code(), call.request.model());
+                    tracing::info!(code, model, unsaid, "a call was refused: {}", refusal.message);
+                    sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
                 }
                 sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
-                sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
                 refusal.into_response(protocol)
             }
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 
 use super::admit::{Admitted, remove_hop_by_hop};
 use super::body::ProxyBody;
@@ -16,7 +15,7 @@ use super::refusal::Refusal;
 use super::reserve::{Reserved, WorstCase};
 use super::route::Plan;
 use super::settle::{Ending, OpenCall};
-use super::upstream::UpstreamBody;
+use super::upstream::{Answer, SendError, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
 use crate::core::policy::{Model, Protocol};
@@ -64,7 +63,7 @@ pub async fn attempt(
             sidecar.health.failed(&backend.id, sidecar.accounts.clock.monotonic_ms());
             let reason = with_causes(&error);
             // Without a connection nothing was sent; afterwards the provider may have taken the request, and may charge it.
-            if error.is_connect() {
+            if matches!(error, SendError::Connect(_)) {
                 open.settle(Ending::failed(StatusCode::BAD_GATEWAY.as_u16()));
                 unusable(format!("backend {} cannot be reached: {reason}", backend.id))
             } else {
@@ -88,7 +87,7 @@ async fn answered(
     worst: &WorstCase,
     limits: &[LimitKey],
     mut open: OpenCall,
-    response: Response<Incoming>,
+    response: Response<Answer>,
 ) -> Attempt {
     open.first_byte();
     let (head, body) = response.into_parts();

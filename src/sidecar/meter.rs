@@ -12,12 +12,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 
 use super::body::{BodyError, ProxyBody};
 use super::forward::Head;
 use super::refusal::Refusal;
 use super::settle::{Ending, OpenCall};
+use super::upstream::Answer;
 use crate::core::call::CallOutcome;
 use crate::core::policy::Protocol;
 use crate::core::price::Rates;
@@ -55,7 +55,7 @@ impl Metering {
 }
 
 /// An error of the provider's, which it does not charge.
-pub async fn error_answer(mut open: OpenCall, head: Head, body: Incoming, protocol: Protocol) -> Response<ProxyBody> {
+pub async fn error_answer(mut open: OpenCall, head: Head, body: Answer, protocol: Protocol) -> Response<ProxyBody> {
     let status = head.status().as_u16();
     let read = read_whole(&mut open, body).await;
     open.settle(Ending::failed(status));
@@ -66,7 +66,7 @@ pub async fn error_answer(mut open: OpenCall, head: Head, body: Incoming, protoc
 }
 
 /// An answer in one piece.
-pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Incoming, metering: Metering) -> Response<ProxyBody> {
+pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: Metering) -> Response<ProxyBody> {
     let body = match read_whole(&mut open, body).await {
         Ok(body) => body,
         Err(reason) => {
@@ -86,7 +86,7 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Incoming, me
     head.with(ProxyBody::Full(Full::new(body)))
 }
 
-async fn read_whole(open: &mut OpenCall, mut body: Incoming) -> Result<Bytes, String> {
+async fn read_whole(open: &mut OpenCall, mut body: Answer) -> Result<Bytes, String> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| super::forward::with_causes(&e))?;
@@ -109,7 +109,7 @@ fn broken_off(protocol: Protocol, reason: &str) -> Response<ProxyBody> {
 pub fn streamed_answer(
     open: OpenCall,
     head: Head,
-    body: Incoming,
+    body: Answer,
     metering: Metering,
     hide_usage: bool,
     drain_timeout: Duration,
@@ -127,7 +127,7 @@ pub struct MeteredBody {
 }
 
 struct Stream {
-    upstream: Incoming,
+    upstream: Answer,
     meter: StreamMeter,
     open: OpenCall,
     metering: Metering,

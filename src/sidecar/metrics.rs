@@ -8,27 +8,8 @@ use prometheus::{
 };
 
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
+use crate::core::metric::{Declaration, Kind, declare};
 use crate::core::money::PicoUsd;
-
-/// What a metric is: its name, labels and meaning.
-#[derive(Clone, Copy, Debug)]
-pub struct Declaration {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub labels: &'static [&'static str],
-    pub help: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-const fn declare(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Declaration {
-    Declaration { name, kind, labels, help }
-}
 
 const CALL: &[&str] = &["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model", "outcome"];
 

@@ -70,7 +70,7 @@ impl Refusal {
     }
 }
 
-/// Which refusals are worth a line in the log: a runaway agent makes hundreds a second, all alike.
+/// Which refusals are worth a line in the log and a record: a runaway agent makes hundreds a second, all alike.
 #[derive(Default)]
 pub struct RefusalLog(Mutex<HashMap<ErrorKind, Said>>);
 

@@ -80,7 +80,7 @@ pub struct Reserved {
 /// A call that may not be made with this model.
 pub struct Refused {
     pub refusal: Refusal,
-    /// Every budget says `Fit`: a cheaper model may be tried.
+    /// Every budget that has too little left says `Fit`: a cheaper model may be tried.
     pub fit: bool,
 }
 
@@ -145,12 +145,13 @@ async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut w
             }
             Err(leases::Denied::Short(shortfalls)) => {
                 fittings += 1;
-                match worst.fitted(&shortfalls).filter(|_| budgets.all_fit && fittings <= FITTINGS) {
+                let may_shrink = budgets.may_shrink(&shortfalls);
+                match worst.fitted(&shortfalls).filter(|_| may_shrink && fittings <= FITTINGS) {
                     Some(fitted) => worst = fitted,
                     None => {
                         let now_ms = sidecar.accounts.clock.unix_ms();
                         let refusal = Refusal::over_budget(snapshot, &shortfalls, worst.amount(), now_ms);
-                        return Err(Refused { refusal, fit: budgets.all_fit });
+                        return Err(Refused { refusal, fit: may_shrink });
                     }
                 }
             }

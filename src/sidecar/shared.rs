@@ -20,6 +20,7 @@ use super::clock::elapsed_ms;
 use super::config::{Endpoint, Snapshot};
 use super::server::plain_error;
 use super::settle::Accounts;
+use super::upstream::Answer;
 use crate::core::amount::Amount;
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::money::PicoUsd;
@@ -132,7 +133,7 @@ impl Drop for Count {
 
 /// An answer whose bytes are counted.
 pub struct CountedBody {
-    body: Incoming,
+    body: Answer,
     count: Count,
 }
 

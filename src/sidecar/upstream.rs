@@ -1,33 +1,56 @@
-//! The client for everything that is upstream: pooled connections, TLS with the system's roots.
+//! The client for everything that is upstream: connections that are kept alive, TLS with the system's roots.
+
+mod idle;
+mod link;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client, Error, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::service::TowerToHyperService;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::body::BodyError;
+use idle::Idle;
+use link::Link;
+
+pub use link::Answer;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than servers usually keep idle connections, so that a call is seldom sent on one that is just being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A call's body, which is in memory, or a shared service's, which streams through.
 pub type UpstreamBody = Either<Full<Bytes>, Incoming>;
 
 /// The client.
 #[derive(Clone)]
-pub struct Upstream(Client<HttpsConnector<HttpConnector>, UpstreamBody>);
+pub struct Upstream {
+    connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
+    idle: Arc<Idle>,
+}
 
 /// Why there can be no client.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("SPENDKEEPER_UPSTREAM_CA is not a certificate in PEM: {0}")]
     ExtraCa(String),
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Nothing was sent.
+    #[error("no connection could be made")]
+    Connect(#[source] BodyError),
+    /// The server may have got the request.
+    #[error("the connection broke off")]
+    Broken(#[source] hyper::Error),
 }
 
 impl Upstream {
@@ -46,16 +69,61 @@ impl Upstream {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_TIMEOUT).build(connector);
-        Ok(Upstream(client))
+        Ok(Upstream { connector: TowerToHyperService::new(connector), idle: Arc::default() })
     }
 
-    /// Sends a request; ready when the answer's head is there.
+    /// Sends a request to where its URI says; ready when the answer's head is there.
     ///
     /// # Errors
-    /// When there is none; [`Error::is_connect`] tells whether anything was sent.
-    pub async fn send(&self, request: Request<UpstreamBody>) -> Result<Response<Incoming>, Error> {
-        self.0.request(request).await
+    /// When there is none; the error tells whether anything was sent.
+    pub async fn send(&self, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, SendError> {
+        let place = address(&mut request)?;
+        loop {
+            let idle = self.idle.take(&place);
+            let was_idle = idle.is_some();
+            let mut link = match idle {
+                Some(link) => link,
+                None => self.connect(&place).await?,
+            };
+            let mut error = match link.send(request).await {
+                Ok(answer) => return Ok(answer.map(|body| Answer::new(body, link, Arc::clone(&self.idle), place))),
+                Err(error) => error,
+            };
+            match error.take_message() {
+                // The server had closed it meanwhile, and has not seen the request.
+                Some(unsent) if was_idle => request = unsent,
+                Some(_) => return Err(SendError::Connect(error.into_error().into())),
+                None => return Err(SendError::Broken(error.into_error())),
+            }
+        }
+    }
+
+    async fn connect(&self, (scheme, authority): &idle::Place) -> Result<Link, SendError> {
+        let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query("/").build();
+        let uri = uri.map_err(|error| SendError::Connect(error.into()))?;
+        let socket = self.connector.call(uri).await.map_err(SendError::Connect)?;
+        Link::open(socket).await.map_err(|error| SendError::Connect(error.into()))
+    }
+}
+
+/// Where a request goes; its URI is then only the path, and the host is in its header.
+fn address(request: &mut Request<UpstreamBody>) -> Result<idle::Place, SendError> {
+    let parts = std::mem::take(request.uri_mut()).into_parts();
+    let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+        return Err(SendError::Connect("the URI names no server".into()));
+    };
+    let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
+    request.headers_mut().insert(header::HOST, host);
+    *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Ok((scheme, authority))
+}
+
+/// The host, and its port where it is not the scheme's own.
+fn host(scheme: &Scheme, authority: &Authority) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    let own = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    match authority.port_u16().filter(|port| *port != own) {
+        Some(port) => HeaderValue::from_str(&format!("{}:{port}", authority.host())),
+        None => HeaderValue::from_str(authority.host()),
     }
 }
 
@@ -81,3 +149,6 @@ fn roots(extra_ca_pem: Option<&str>) -> Result<RootCertStore, TrustError> {
     }
     Ok(roots)
 }
+
+#[cfg(test)]
+mod tests;

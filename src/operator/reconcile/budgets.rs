@@ -8,7 +8,7 @@ use crate::core::amount::Unit;
 use crate::core::budget::BudgetSet;
 use crate::core::forecast::{Pace, percent};
 use crate::core::money::PicoUsd;
-use crate::core::policy::{Budget, Enforcement, Window};
+use crate::core::policy::{Budget, Enforcement};
 use crate::core::recommend::rfc3339;
 use crate::ledger::query::LimitBalance;
 use crate::operator::conditions::{Finding, Transition, conditions};
@@ -144,7 +144,7 @@ fn limit_status(inputs: &Inputs<'_>, budget: &Budget, balance: &LimitBalance) ->
     Some(LimitStatus {
         name: limit.name.clone(),
         split: balance.key.split().map(str::to_owned),
-        window: window(&limit.window),
+        window: limit.window.to_string(),
         unit: match balance.unit {
             Unit::Usd => "USD",
             Unit::Tokens => "tokens",
@@ -168,18 +168,6 @@ fn amount(unit: Unit, n: i128) -> String {
     match unit {
         Unit::Usd => PicoUsd(n).to_string(),
         Unit::Tokens | Unit::Requests => n.to_string(),
-    }
-}
-
-fn window(window: &Window) -> String {
-    match window {
-        Window::Calendar { period, time_zone } => format!("{period:?} ({time_zone})"),
-        Window::Lifetime => "Lifetime".to_owned(),
-        Window::Rolling { length_ms } => match (length_ms / 60_000, length_ms % 3_600_000, length_ms % 86_400_000) {
-            (minutes, _, 0) => format!("Rolling {}d", minutes / 1_440),
-            (minutes, 0, _) => format!("Rolling {}h", minutes / 60),
-            (minutes, ..) => format!("Rolling {minutes}m"),
-        },
     }
 }
 

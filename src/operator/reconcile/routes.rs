@@ -150,10 +150,7 @@ fn findings(inputs: &Inputs<'_>, backends: &[BackendStatus]) -> Vec<Finding> {
         true => ("Answering", "No backend failed more than half of its recent calls.".to_owned()),
         false => (
             "Failing",
-            format!(
-                "More than half of the recent calls failed: {}. See the operator's records and the provider's status.",
-                sick.join(", ")
-            ),
+            format!("More than half of the recent calls failed: {}. See the sidecars' logs and the provider's status.", sick.join(", ")),
         ),
     };
     vec![ready, Finding { type_: condition::BACKENDS_HEALTHY, holds: sick.is_empty(), reason, message, is_alarm: false }]

@@ -1,0 +1,73 @@
+//! Connections that wait for the next call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+use tokio::time::Instant;
+
+use super::link::Link;
+
+/// Shorter than servers usually keep idle connections, so that a call is seldom sent on one that is just being closed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a connection leads.
+pub type Place = (Scheme, Authority);
+
+/// Idle connections by where they lead, the one that was used last at the end.
+#[derive(Default)]
+pub struct Idle(Mutex<HashMap<Place, Vec<(Instant, Link)>>>);
+
+impl Idle {
+    /// The connection that was used last, if its server has not closed it.
+    pub fn take(&self, place: &Place) -> Option<Link> {
+        let mut links = self.lock();
+        let links = links.get_mut(place)?;
+        while let Some((since, mut link)) = links.pop() {
+            if since.elapsed() < TIMEOUT && link.is_idle() {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next call, unless it cannot carry one.
+    pub fn put(self: &Arc<Self>, place: &Place, mut link: Link) {
+        // Without a runtime the process is ending.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !link.is_idle() {
+            return;
+        }
+        let mut links = self.lock();
+        if links.is_empty() {
+            runtime.spawn(Arc::clone(self).sweep());
+        }
+        match links.get_mut(place) {
+            Some(links) => links.push((Instant::now(), link)),
+            None => {
+                links.insert(place.clone(), vec![(Instant::now(), link)]);
+            }
+        }
+    }
+
+    /// Closes connections that have waited for too long, until there is none.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TIMEOUT).await;
+            let mut places = self.lock();
+            places.retain(|_, links| {
+                links.retain_mut(|(since, link)| since.elapsed() < TIMEOUT && link.is_idle());
+                !links.is_empty()
+            });
+            if places.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Vec<(Instant, Link)>>> {
+        // Whole after every statement.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
