@@ -32,6 +32,8 @@ use auth::{AuthError, Authenticator, Caller};
 
 /// How long a token may be ahead of the watch that tells of its pod.
 const WATCH_LAG: Duration = Duration::from_secs(5);
+/// How long watches may be behind the API server before a sidecar is told to connect again.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// Shortest time between two recalls of one limit.
 const RECALL_PAUSE: Duration = Duration::from_millis(250);
 /// A connection that is silent for so long is asked whether it lives.
@@ -54,6 +56,8 @@ pub struct ControlService {
     metrics: Arc<Metrics>,
     recalls: broadcast::Sender<Recall>,
     recalled: Mutex<HashMap<LimitKey, Instant>>,
+    /// When the last look of [`catch_up`](Self::catch_up) began, and how it ended.
+    looked: tokio::sync::Mutex<Option<(Instant, Result<(), Status>)>>,
     generation: AtomicU64,
     stopping: watch::Receiver<bool>,
 }
@@ -84,6 +88,7 @@ impl ControlService {
             metrics,
             recalls: broadcast::Sender::new(256),
             recalled: Mutex::default(),
+            looked: tokio::sync::Mutex::default(),
             generation: AtomicU64::new(0),
             stopping,
         }
@@ -134,6 +139,29 @@ impl ControlService {
             None => self.roster.member_within(&caller.uid, WATCH_LAG).await,
         };
         admitted(&caller, member, presence)
+    }
+
+    /// Waits until policies are made of every budget that exists now: a pod whose budget was made before it is held by it from
+    /// its first call. Those that wait share one look at the API server.
+    async fn catch_up(&self) -> Result<(), Status> {
+        let asked = Instant::now();
+        let mut looked = self.looked.lock().await;
+        if let Some((_, result)) = looked.as_ref().filter(|(began, _)| *began >= asked) {
+            return result.clone();
+        }
+        let began = Instant::now();
+        let caught_up = tokio::time::timeout(CATCH_UP, async {
+            let change = self.context.index.caught_up(&self.context.client).await?;
+            self.roster.seen(change).await;
+            Ok::<_, kube::Error>(())
+        });
+        let result = match caught_up.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Status::unavailable(format!("the API server cannot be asked for budgets: {error}"))),
+            Err(_) => Err(Status::unavailable("the watches are behind the API server; connect again")),
+        };
+        *looked = Some((began, result.clone()));
+        result
     }
 
     /// What follows from a lease decision besides the answer: metrics, the memory of refusals, and recalls.
@@ -226,6 +254,7 @@ impl Control for Arc<ControlService> {
 
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<stream::Pushes>, Status> {
         let member = self.caller(request.metadata(), Presence::Required).await?;
+        self.catch_up().await?;
         let version: String = request.get_ref().sidecar_version.chars().take(32).collect();
         tracing::info!(pod = %member.pod.origin.pod, namespace = %member.pod.origin.namespace, %version, "a sidecar connected");
         Ok(Response::new(stream::start(self, &member)))

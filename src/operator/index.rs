@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -108,6 +109,29 @@ impl Index {
         let _ = self.signals.listed.subscribe().wait_for(|listed| *listed == WATCHES).await;
     }
 
+    /// Waits until the stores hold every budget and namespace that the API server has now, and returns the count of
+    /// [`changes`](Self::changes) that includes them. Watches of different kinds do not keep step: without this, a pod that was
+    /// made right after its budget could be known before it.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub async fn caught_up(&self, client: &Client) -> kube::Result<u64> {
+        let everything = ListParams::default();
+        let (budgets, namespaces) =
+            tokio::try_join!(async { Api::<AIBudget>::all(client.clone()).list_metadata(&everything).await }, async {
+                Api::<Namespace>::all(client.clone()).list_metadata(&everything).await
+            },)?;
+        let mut changes = self.changes();
+        loop {
+            let seen = *changes.borrow_and_update();
+            if holds(&self.budgets, &budgets.items) && holds(&self.namespaces, &namespaces.items) {
+                return Ok(seen);
+            }
+            // The sender lives in `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// A counter that grows with each event of any watch.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.signals.changes.subscribe()
@@ -130,6 +154,18 @@ impl Index {
             prices: sorted(self.prices.state()).iter().flat_map(|c| c.data.clone().unwrap_or_default()).collect(),
         }
     }
+}
+
+/// True when a store has all of these, in the generation listed or a later one.
+fn holds<K>(store: &Store<K>, listed: &[PartialObjectMeta<K>]) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let known: HashMap<_, _> = store.state().iter().filter_map(|k| Some((k.meta().uid.clone()?, k.meta().generation))).collect();
+    let is_known = |wanted: &PartialObjectMeta<K>| {
+        wanted.metadata.uid.as_ref().and_then(|uid| known.get(uid)).is_some_and(|generation| *generation >= wanted.metadata.generation)
+    };
+    listed.iter().all(is_known)
 }
 
 /// By namespace and name, so that nothing depends on the order in which events arrived.
@@ -201,4 +237,29 @@ fn prune_namespace(namespace: &mut Namespace) {
 
 fn drop_managed_fields<K: Resource>(resource: &mut K) {
     resource.meta_mut().managed_fields = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_store_holds_what_is_listed_once_its_watch_told_of_it_in_that_generation() {
+        let budget = |generation: i64| -> AIBudget {
+            let metadata = json!({"namespace": "shop", "name": "b", "uid": "u", "generation": generation});
+            let limits = json!([{"name": "m", "usd": "1", "period": "Lifetime"}]);
+            serde_json::from_value(
+                json!({"apiVersion": "spendkeeper.dev/v1alpha1", "kind": "AIBudget", "metadata": metadata, "spec": {"limits": limits}}),
+            )
+            .expect("a budget")
+        };
+        let listed = PartialObjectMeta::<AIBudget> { metadata: budget(2).metadata, types: None, _phantom: std::marker::PhantomData };
+        let (store, mut writer) = reflector::store();
+        assert!(holds(&store, &[]) && !holds(&store, std::slice::from_ref(&listed)));
+        for (generation, expected) in [(1, false), (2, true), (3, true)] {
+            writer.apply_watcher_event(&watcher::Event::Apply(budget(generation)));
+            assert_eq!(holds(&store, std::slice::from_ref(&listed)), expected, "generation {generation}");
+        }
+    }
 }

@@ -54,6 +54,8 @@ impl View {
 #[derive(Default)]
 pub struct Roster {
     view: watch::Sender<View>,
+    /// Which of the index's changes the view is of.
+    seen: watch::Sender<u64>,
     members: Mutex<HashMap<String, Entry>>,
 }
 
@@ -66,6 +68,12 @@ impl Roster {
     /// Changes only when pods or rules did; not with each status.
     pub fn views(&self) -> watch::Receiver<View> {
         self.view.subscribe()
+    }
+
+    /// Waits until the view includes this change of the index.
+    pub async fn seen(&self, change: u64) {
+        // The sender lives in `self`, so waiting can only end with the condition.
+        let _ = self.seen.subscribe().wait_for(|seen| *seen >= change).await;
     }
 
     /// The pod with this UID as of now, if it is there.
@@ -103,7 +111,7 @@ impl Roster {
         context.index.ready().await;
         let mut fingerprint = None;
         loop {
-            changes.mark_unchanged();
+            let seen = *changes.borrow_and_update();
             let snapshot = context.index.snapshot();
             let now = Fingerprint::of(&snapshot);
             let mut rules = self.view.borrow().rules.clone();
@@ -112,7 +120,7 @@ impl Roster {
                 credentials.want(rules.credential_sources()).await;
                 fingerprint = Some(now);
             }
-            self.publish(rules, snapshot.pods);
+            self.publish(seen, rules, snapshot.pods);
             if changes.changed().await.is_err() {
                 return;
             }
@@ -120,7 +128,8 @@ impl Roster {
         }
     }
 
-    pub(super) fn publish(&self, rules: Arc<Rules>, pods: Vec<PodFacts>) {
+    /// Puts rules and pods as of a change of the index in force.
+    pub(super) fn publish(&self, seen: u64, rules: Arc<Rules>, pods: Vec<PodFacts>) {
         let known = self.view.borrow().pods.clone();
         let keep = |pod: PodFacts| match known.get(&pod.origin.pod_uid) {
             Some(same) if **same == pod => (pod.origin.pod_uid.clone(), same.clone()),
@@ -134,6 +143,7 @@ impl Roster {
             *view = View { rules, pods: if same_pods { view.pods.clone() } else { Arc::new(pods) } };
             changed
         });
+        self.seen.send_replace(seen);
     }
 
     fn forget(&self, pods: &BTreeMap<String, Arc<PodFacts>>) {
@@ -160,32 +170,32 @@ mod tests {
         let roster = Roster::default();
         let rules = Arc::new(Rules::default());
         let mut views = roster.views();
-        roster.publish(rules.clone(), vec![pod("a")]);
+        roster.publish(1, rules.clone(), vec![pod("a")]);
         assert!(views.has_changed().expect("the roster lives"));
         views.mark_unchanged();
-        roster.publish(rules, vec![pod("a")]);
+        roster.publish(1, rules, vec![pod("a")]);
         assert!(!views.has_changed().expect("the roster lives"));
-        roster.publish(Arc::new(Rules::default()), vec![pod("a")]);
+        roster.publish(1, Arc::new(Rules::default()), vec![pod("a")]);
         assert!(views.has_changed().expect("the roster lives"));
     }
 
     #[test]
     fn a_member_is_decided_once_for_each_change() {
         let roster = Roster::default();
-        roster.publish(Arc::default(), vec![pod("a")]);
+        roster.publish(1, Arc::default(), vec![pod("a")]);
         let first = roster.member("a").expect("known");
         assert!(Arc::ptr_eq(&first, &roster.member("a").expect("known")));
         let changed = PodFacts { ended: true, ..pod("a") };
-        roster.publish(Arc::default(), vec![changed]);
+        roster.publish(1, Arc::default(), vec![changed]);
         assert!(roster.member("a").expect("known").pod.ended);
     }
 
     #[test]
     fn a_pod_that_went_away_can_still_be_reported_for() {
         let roster = Roster::default();
-        roster.publish(Arc::default(), vec![pod("a")]);
+        roster.publish(1, Arc::default(), vec![pod("a")]);
         roster.member("a").expect("known");
-        roster.publish(Arc::default(), vec![]);
+        roster.publish(1, Arc::default(), vec![]);
         assert!(roster.member("a").is_none());
         assert!(roster.member_or_late("a").is_some());
         assert!(roster.member_or_late("never").is_none());
@@ -197,7 +207,7 @@ mod tests {
         let (waiting, late) = (roster.clone(), roster.clone());
         let waiter = tokio::spawn(async move { waiting.member_within("a", Duration::from_secs(60)).await });
         tokio::task::yield_now().await;
-        late.publish(Arc::default(), vec![pod("a")]);
+        late.publish(1, Arc::default(), vec![pod("a")]);
         assert!(waiter.await.expect("it ended").is_some());
         assert!(roster.member_within("b", Duration::from_millis(1)).await.is_none());
     }

@@ -21,7 +21,8 @@ use crate::operator::kubelet::UsageHistory;
 use crate::operator::policies::Rules;
 use crate::operator::selection::PodFacts;
 
-/// Answers TokenReviews: token `pod-x` is pod `x`'s with UID `uid-x` in namespace `shop`; others are not valid.
+/// Answers TokenReviews (token `pod-x` is pod `x`'s with UID `uid-x` in namespace `shop`; others are not valid), and every
+/// list with an empty one.
 fn api_server() -> kube::Client {
     #[derive(Clone)]
     struct Reviews;
@@ -34,6 +35,10 @@ fn api_server() -> kube::Client {
         }
         fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
             Box::pin(async move {
+                if request.method() == http::Method::GET {
+                    let empty = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []});
+                    return Ok(http::Response::new(kube::client::Body::from(empty.to_string().into_bytes())));
+                }
                 let body = request.into_body().collect_bytes().await.unwrap_or_default();
                 let review: Value = serde_json::from_slice(&body).unwrap_or_default();
                 let answer = serde_json::to_vec(&reviewed(&review)).expect("JSON");
@@ -105,7 +110,7 @@ impl Bench {
     }
 
     fn publish(&self, budgets: Vec<Arc<AIBudget>>) {
-        self.service.roster.publish(rules(budgets), vec![pod("a", "bot"), pod("b", "bot"), pod("c", "web")]);
+        self.service.roster.publish(u64::MAX, rules(budgets), vec![pod("a", "bot"), pod("b", "bot"), pod("c", "web")]);
     }
 
     async fn watch(&self, token: &str) -> stream::Pushes {
@@ -170,7 +175,7 @@ async fn a_stream_ends_when_its_pod_is_gone() {
     let bench = Bench::new();
     let mut pushes = bench.watch("pod-a").await;
     next_policy(&mut pushes).await;
-    bench.service.roster.publish(rules(vec![]), vec![]);
+    bench.service.roster.publish(u64::MAX, rules(vec![]), vec![]);
     let last = pushes.next().await.expect("a reason").expect_err("an end");
     assert_eq!(last.code(), Code::PermissionDenied);
     assert!(pushes.next().await.is_none());
@@ -205,7 +210,7 @@ async fn nobody_is_served_whom_the_api_server_does_not_know_or_who_has_no_sideca
 async fn a_pod_that_has_ended_reports_but_spends_no_more() {
     let bench = Bench::new();
     let ended = PodFacts { ended: true, ..pod("a", "bot") };
-    bench.service.roster.publish(rules(vec![budget("all", "1", None)]), vec![ended]);
+    bench.service.roster.publish(u64::MAX, rules(vec![budget("all", "1", None)]), vec![ended]);
     assert_eq!(bench.acquire("pod-a", "shop/all/m", 1).await.expect_err("a refusal").code(), Code::PermissionDenied);
     bench.service.report(with_token("pod-a", proto::ReportRequest { entries: vec![] })).await.expect("reports are taken");
 }
