@@ -1,11 +1,12 @@
 //! The release itself: its test, and an upgrade that forgets nothing.
 
-use crate::cluster::{eventually, get, helm, kubectl, pod_of};
+use crate::cluster::{eventually, get, helm, kubectl, pod_of, webhook_answers};
 
 const RELEASE: [&str; 3] = ["spendkeeper", "-n", "spendkeeper-system"];
 
 #[test]
 fn helm_test_makes_one_call_through_a_sidecar() {
+    webhook_answers();
     let said = helm(&[["test"].as_slice(), &RELEASE, &["--timeout", "2m", "--logs"]].concat());
     assert!(said.ok, "{said:?}");
 }

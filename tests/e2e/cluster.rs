@@ -93,11 +93,19 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until the admission webhook is reached: after an operator was replaced that takes the node's proxy a moment.
+pub fn webhook_answers() {
+    const PROBE: &str = "{apiVersion: spendkeeper.dev/v1alpha1, kind: AIBudget, metadata: {name: probe, namespace: spendkeeper-system}, \
+                         spec: {limits: [{name: probe, usd: '1', period: Day}]}}";
+    eventually("the admission webhook answers", || kubectl_with(&["create", "--dry-run=server", "-f", "-"], PROBE).ok.then_some(()));
+}
+
 /// A namespace under restricted pod security that goes with the test.
 pub struct Namespace(pub String);
 
 impl Namespace {
     pub fn new(name: &str) -> Namespace {
+        webhook_answers();
         let name = format!("e2e-{name}");
         apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n"

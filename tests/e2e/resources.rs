@@ -1,6 +1,6 @@
 //! What people see with `kubectl`: columns, conditions, documentation, and errors that say what to do.
 
-use crate::cluster::{eventually, kubectl, kubectl_with};
+use crate::cluster::{eventually, kubectl, kubectl_with, webhook_answers};
 
 #[test]
 fn the_three_kinds_have_columns_worth_reading() {
@@ -54,6 +54,7 @@ const BAD: [(&str, &str, &[&str]); 6] = [
 
 #[test]
 fn a_bad_resource_is_refused_with_its_field_and_the_remedy() {
+    webhook_answers();
     for (kind, spec, expected) in BAD {
         let manifest =
             format!("apiVersion: spendkeeper.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: bad, namespace: helpdesk}}\nspec: {spec}\n");
