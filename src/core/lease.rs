@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::amount::Amount;
 use super::limit::LimitKey;
+use super::money::PicoUsd;
 
 /// A lease's identity, chosen by its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub enum Answer {
     Granted {
         amount: Amount,
         expires_ms: i64,
+        /// What the tightest limit in US dollars has left beyond this; `None` when no limit is in dollars.
+        left: Option<PicoUsd>,
     },
     Refused,
     /// A window has ended: this lease takes no more.
@@ -78,6 +81,8 @@ struct Lease {
     /// Drawn by calls that are not settled.
     reserved: Amount,
     expires_ms: i64,
+    /// What the ledger had left beyond this lease when it last granted something.
+    left: Option<PicoUsd>,
     /// Sent and not answered.
     asking: Option<Ask>,
     spend: Spend,
@@ -126,9 +131,10 @@ impl LeaseBook {
         let lease = self.current.get_mut(limits).filter(|l| l.asking.as_ref() == Some(ask))?;
         lease.asking = None;
         match answer {
-            Answer::Granted { amount, expires_ms } => {
+            Answer::Granted { amount, expires_ms, left } => {
                 lease.free += amount;
                 lease.expires_ms = expires_ms;
+                lease.left = left;
                 lease.watch.restart(now_ms, lease.free);
                 None
             }
@@ -185,6 +191,13 @@ impl LeaseBook {
         self.current.get(limits).filter(|l| !l.has_expired(now_ms)).map_or(Amount::ZERO, |l| l.free)
     }
 
+    /// What calls under exactly these limits may still cost, by the ledger's last word and what is free here; `None` without a
+    /// lease, or when no limit is in US dollars. Others may have drawn on the same limits since.
+    pub fn remaining(&self, limits: &[LimitKey], now_ms: i64) -> Option<PicoUsd> {
+        let left = self.current.get(limits)?.left?;
+        Some(left + self.free(limits, now_ms).usd)
+    }
+
     /// Granted and neither settled nor given back, of every lease.
     pub fn held(&self) -> Amount {
         let current = self.current.values().map(|l| l.free + l.reserved);
@@ -209,6 +222,7 @@ impl Lease {
             free: Amount::ZERO,
             reserved: Amount::ZERO,
             expires_ms: i64::MAX,
+            left: None,
             asking: None,
             spend: Spend::default(),
             watch: Watch { since_ms: now_ms, ..Watch::default() },

@@ -44,8 +44,6 @@ pub enum Denied {
 pub struct Leases {
     book: Mutex<LeaseBook>,
     gates: Mutex<HashMap<Vec<LimitKey>, Arc<Gate>>>,
-    /// What the ledger had left under each set of limits when it last granted something.
-    left: Mutex<HashMap<Vec<LimitKey>, PicoUsd>>,
     source: Arc<dyn LeaseSource>,
     journal: Arc<Journal>,
     metrics: Arc<Metrics>,
@@ -70,7 +68,7 @@ struct Denial {
 
 impl Leases {
     pub fn new(source: Arc<dyn LeaseSource>, journal: Arc<Journal>, metrics: Arc<Metrics>, clock: Clock) -> Leases {
-        Leases { book: Mutex::default(), gates: Mutex::default(), left: Mutex::default(), source, journal, metrics, clock }
+        Leases { book: Mutex::default(), gates: Mutex::default(), source, journal, metrics, clock }
     }
 
     /// Draws `need` under `limits` (sorted), with a request to the ledger if too little is held.
@@ -141,10 +139,7 @@ impl Leases {
         match &decision {
             Decision::Granted { granted, valid_for_ms, left } => {
                 let expires_ms = sent_ms.saturating_add(*valid_for_ms);
-                if let Some(left) = left {
-                    lock(&self.left).insert(limits.to_vec(), *left);
-                }
-                self.answered(limits, ask, Answer::Granted { amount: *granted, expires_ms }, *granted);
+                self.answered(limits, ask, Answer::Granted { amount: *granted, expires_ms, left: *left }, *granted);
             }
             Decision::Refused { .. } => self.answered(limits, ask, Answer::Refused, Amount::ZERO),
             Decision::Expired => self.answered(limits, ask, Answer::Expired, Amount::ZERO),
@@ -189,11 +184,9 @@ impl Leases {
         self.book().free(limits, self.clock.monotonic_ms())
     }
 
-    /// What calls under exactly these limits may still cost, by the ledger's last word and what is held here; `None` when no
-    /// limit is in US dollars. Others may have drawn on the same limits since.
+    /// What calls under exactly these limits may still cost; see [`LeaseBook::remaining`].
     pub fn remaining(&self, limits: &[LimitKey]) -> Option<PicoUsd> {
-        let left = *lock(&self.left).get(limits)?;
-        Some(left + self.free(limits).usd)
+        self.book().remaining(limits, self.clock.monotonic_ms())
     }
 
     /// Granted and neither settled nor given back.

@@ -21,7 +21,7 @@ fn id(name: &str) -> LeaseId {
 fn holding(granted: i64, expires_ms: i64) -> LeaseBook {
     let mut book = LeaseBook::default();
     let (ask, _) = book.ask(&set(&["a"]), amount(granted), Amount::ZERO, 0, || id("l"));
-    book.answered(&set(&["a"]), &ask, Answer::Granted { amount: amount(granted), expires_ms }, 0);
+    book.answered(&set(&["a"]), &ask, Answer::Granted { amount: amount(granted), expires_ms, left: None }, 0);
     book
 }
 
@@ -98,7 +98,7 @@ fn an_unanswered_request_is_repeated_as_it_was_and_counts_once() {
     assert_eq!(first, again);
     assert_eq!(book.unanswered().len(), 1);
     for _ in 0..2 {
-        book.answered(&set(&["a"]), &first, Answer::Granted { amount: amount(5), expires_ms: 60_000 }, 2);
+        book.answered(&set(&["a"]), &first, Answer::Granted { amount: amount(5), expires_ms: 60_000, left: None }, 2);
     }
     assert_eq!(book.held().usd.0, 5);
 }
@@ -191,7 +191,7 @@ proptest! {
                     let answer = match grant {
                         None => Answer::Expired,
                         Some(0) => Answer::Refused,
-                        Some(more) => Answer::Granted { amount: ask.min + amount(more), expires_ms: now + expires_in },
+                        Some(more) => Answer::Granted { amount: ask.min + amount(more), expires_ms: now + expires_in, left: None },
                     };
                     if let Answer::Granted { amount, .. } = answer {
                         let entry = ledger.0.entry(ask.lease.clone()).or_default();
