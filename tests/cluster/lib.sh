@@ -14,6 +14,13 @@ cluster_dir() { # argument → absolute path; target/cluster when there is none
   realpath -m "${1:-$root/target/cluster}"
 }
 
+# A folder for a cluster of its own with the programs and images that the demo's has.
+share_programs() {
+  local folder
+  mkdir -p "$dir"
+  for folder in bin images; do ln -sfn "../cluster/$folder" "$dir/$folder"; done
+}
+
 need_command() { # command remedy
   command -v "$1" > /dev/null || die "$1 is missing: $2"
 }
