@@ -7,7 +7,7 @@ use kube::Client;
 use super::find::{self, Found};
 use super::{CliError, Namespaces};
 use crate::api::annotation;
-use crate::api::common::{Recommendation, RecommendationKind, RecommendationState, TargetRef};
+use crate::api::common::{Recommendation, RecommendationState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -44,20 +44,18 @@ impl Verdict {
 
 pub async fn run(client: Client, namespaces: &Namespaces, id: &str, verdict: Verdict) -> Result<String, CliError> {
     let found = find::recommendations(&client, namespaces).await?;
-    let standing: Vec<_> = found.iter().filter(|f| f.recommendation.state == RecommendationState::Proposed).map(proposal).collect();
-    let found = select(found, id).ok_or_else(|| CliError::NoSuchRecommendation { id: id.to_owned(), place: namespaces.describe() })?;
-    let state = found.recommendation.state;
+    let chosen = select(&found, id).ok_or_else(|| CliError::NoSuchRecommendation { id: id.to_owned(), place: namespaces.describe() })?;
+    let state = chosen.recommendation.state;
     if state == RecommendationState::Expired {
-        let (_, about, _) = proposal(&found);
-        let newer = standing.iter().find(|(_, of, _)| *of == about);
-        let instead = newer.map_or("nothing is proposed now".to_owned(), |(id, _, summary)| format!("proposed now is {id}: {summary}"));
+        let newer = found.iter().map(|f| &f.recommendation).find(|r| replaces(r, &chosen.recommendation));
+        let instead = newer.map_or("nothing is proposed now".to_owned(), |r| format!("proposed now is {}: {}", r.id, r.summary));
         return Err(CliError::Expired { id: id.to_owned(), instead });
     }
     if !verdict.applies_to(state) {
         return Err(CliError::WrongState { id: id.to_owned(), state: format!("{state:?}"), wanted: verdict.done() });
     }
-    find::annotate(&client, &found, verdict.annotation(), &found.recommendation.id).await?;
-    let Found { kind, namespace, name, recommendation } = &found;
+    find::annotate(&client, chosen, verdict.annotation(), &chosen.recommendation.id).await?;
+    let Found { kind, namespace, name, recommendation } = chosen;
     let target = &recommendation.target;
     let mut text = format!("{}/{name} in {namespace}: recommendation {} {}\n", kind.word(), recommendation.id, verdict.done());
     if verdict == Verdict::Approve {
@@ -69,14 +67,13 @@ pub async fn run(client: Client, namespaces: &Namespaces, id: &str, verdict: Ver
     Ok(text)
 }
 
-/// A recommendation's id, what it is about, and its summary.
-fn proposal(found: &Found) -> (String, (RecommendationKind, TargetRef), String) {
-    let Recommendation { id, kind, target, summary, .. } = &found.recommendation;
-    (id.clone(), (*kind, target.clone()), summary.clone())
+/// True when `newer` is proposed for what `expired` was about.
+fn replaces(newer: &Recommendation, expired: &Recommendation) -> bool {
+    newer.state == RecommendationState::Proposed && (newer.kind, &newer.target) == (expired.kind, &expired.target)
 }
 
 /// The recommendation with that id; the same proposal can stand in two resources, and one that can still be decided wins.
-fn select(found: Vec<Found>, id: &str) -> Option<Found> {
-    let settled = |f: &Found| f.recommendation.state != RecommendationState::Proposed;
-    found.into_iter().filter(|f| f.recommendation.id == id).min_by_key(settled)
+fn select<'a>(found: &'a [Found], id: &str) -> Option<&'a Found> {
+    let settled = |f: &&Found| f.recommendation.state != RecommendationState::Proposed;
+    found.iter().filter(|f| f.recommendation.id == id).min_by_key(settled)
 }

@@ -9,14 +9,14 @@ use serde_json::Value;
 use super::recommend::Recommendation;
 
 /// JSON pointers of leaves that a patch of a Deployment may have.
-const DEPLOYMENT: [&str; 4] = [
+const DEPLOYMENT: [&str; 5] = [
     "/spec/template/spec/containers/0/name",
+    // A leaf when it is empty.
+    "/spec/template/spec/containers/0/resources",
     "/spec/template/spec/containers/0/resources/requests/cpu",
     "/spec/template/spec/containers/0/resources/requests/memory",
     "/spec/template/spec/containers/0/resources/limits/memory",
 ];
-/// Leaves of a container that the patch leaves without resources.
-const NO_RESOURCES: &str = "/spec/template/spec/containers/0/resources";
 /// One rule of a route, or none.
 const ROUTE: [&str; 6] = [
     "/spec/policy/rules",
@@ -59,11 +59,7 @@ fn check_text(recommendation: &Recommendation, text: &str, namespace: &str) -> R
     }
     let mut leaves = Vec::new();
     collect(&patch, String::new(), &mut leaves);
-    let is_known = |leaf: &String| {
-        identity.iter().any(|(pointer, _)| pointer == leaf)
-            || fields.contains(&leaf.as_str())
-            || (leaf == NO_RESOURCES && fields == DEPLOYMENT)
-    };
+    let is_known = |leaf: &String| identity.iter().any(|(pointer, _)| pointer == leaf) || fields.contains(&leaf.as_str());
     match leaves.iter().find(|leaf| !is_known(leaf)) {
         Some(leaf) => Err(format!("its patch would also change {leaf}")),
         None => Ok(()),

@@ -117,10 +117,8 @@ impl Index {
     /// When the API server cannot be asked.
     pub async fn caught_up(&self, client: &Client) -> kube::Result<u64> {
         let everything = ListParams::default();
-        let (budgets, namespaces) =
-            tokio::try_join!(async { Api::<AIBudget>::all(client.clone()).list_metadata(&everything).await }, async {
-                Api::<Namespace>::all(client.clone()).list_metadata(&everything).await
-            },)?;
+        let (budgets, namespaces) = (Api::<AIBudget>::all(client.clone()), Api::<Namespace>::all(client.clone()));
+        let (budgets, namespaces) = tokio::try_join!(budgets.list_metadata(&everything), namespaces.list_metadata(&everything))?;
         let mut changes = self.changes();
         loop {
             let seen = *changes.borrow_and_update();
