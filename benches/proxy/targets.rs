@@ -103,7 +103,7 @@ metadata: {{name: bench}}
 spec:
   backends:
     - name: provider
-      protocol: OpenAIChat
+      provider: OpenAI
       endpoint: http://{provider}
       models:
         - {{name: bench-model, tier: standard, contextWindow: 200000, maxOutput: 16384, price: {{input: \"0.25\", output: \"2\"}}}}

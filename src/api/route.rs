@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{Condition, Recommendation, WorkloadSelector};
 use crate::core::money::PicoUsd;
-use crate::core::policy::{Capability, Detector, Protocol, RouteMode, Tier};
+use crate::core::policy::{Capability, Detector, Provider, RouteMode, Tier};
+use crate::core::tariff::ServiceTier;
 
 /// Which models may answer the calls of the selected pods, and how one is chosen: the cheapest that is capable, allowed
 /// for what the call contains, and healthy; never a more expensive tier than the one asked for.
@@ -58,15 +59,20 @@ pub struct RouteBackend {
     /// Unique in this route; the `provider` that is recorded with each call.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     pub name: String,
-    /// The protocol it speaks: `OpenAIChat` (also vLLM, Ollama and others that are compatible) or `AnthropicMessages`.
-    pub protocol: Protocol,
-    /// Base URL without the protocol's own path, for example `https://api.openai.com`.
+    /// What kind of service it is: `OpenAI` (also vLLM and others that are compatible), `AzureOpenAI`, `Anthropic`, `Gemini`,
+    /// `VertexAI`, `Bedrock` or `Ollama`.
+    pub provider: Provider,
+    /// Base URL without the provider's own path, for example `https://api.openai.com`.
     #[schemars(length(max = 2048), regex(pattern = "^https?://[^/?#]+(/[^?#]*)?$"))]
     pub endpoint: String,
     /// The Secret (in this namespace) that holds the API key. It reaches the sidecar's memory only. Absent: the app's
     /// own key is passed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<SecretKeyRef>,
+    /// The service tier of calls that ask for none, where the provider's project sets it. Absent: not known, so that such calls
+    /// reserve the dearest tier's price; they are charged by the tier that the provider names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<ServiceTier>,
     /// Its models.
     #[schemars(length(min = 1, max = 64))]
     pub models: Vec<BackendModel>,
@@ -96,6 +102,10 @@ pub struct BackendModel {
     /// The name that is sent to the provider.
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
+    /// The name under which price lists have it, where that differs: of an Azure deployment, or a Bedrock inference profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub base_model: Option<String>,
     /// Its class: `economy`, `standard` or `frontier`.
     pub tier: Tier,
     /// What it can do beyond text; a call that needs more is never sent to it in place of the model that it asks for.

@@ -159,6 +159,20 @@ impl LeaseBook {
         Some(back).filter(|b| !b.amount.is_zero())
     }
 
+    /// A call that drew on `lease` needs `surplus` less than it drew: it is free again, or goes back if the lease is closing.
+    pub fn release(&mut self, lease: &LeaseId, surplus: Amount) -> Option<GiveBack> {
+        if let Some(current) = self.current.values_mut().find(|l| l.id == *lease) {
+            let surplus = surplus.min(current.reserved);
+            current.reserved -= surplus;
+            current.free += surplus;
+            return None;
+        }
+        let closing = self.closing.get_mut(lease)?;
+        closing.reserved = closing.reserved.minus_floor_zero(surplus);
+        closing.seq += 1;
+        Some(GiveBack { lease: lease.clone(), seq: closing.seq, amount: surplus }).filter(|b| !b.amount.is_zero())
+    }
+
     /// Returns what is not needed: leases that have expired, that nothing was drawn on for [`IDLE_MS`], or that hold far more than
     /// is being spent. To be called several times in that time.
     pub fn tick(&mut self, now_ms: i64) -> Vec<GiveBack> {

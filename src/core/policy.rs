@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::amount::Unit;
 use super::dimensions::{Dimension, DimensionPolicy, Origin};
 use super::price::ModelPrice;
+pub use super::protocol::{Protocol, Provider};
+use super::tariff::ServiceTier;
 
 /// Everything that one pod's sidecar needs, and nothing that it does not. Holds no secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -195,39 +197,16 @@ pub struct Route {
 pub struct Backend {
     /// Unique within its route; also the `provider` of a record.
     pub name: String,
-    pub protocol: Protocol,
-    /// Base URL without the protocol's own path: `https://api.openai.com`.
+    pub provider: Provider,
+    /// Base URL without the provider's own path: `https://api.openai.com`.
     pub endpoint: String,
+    /// What the provider's project serves calls in that name no service tier; `None` when that is not known.
+    #[serde(default)]
+    pub service_tier: Option<ServiceTier>,
     /// True when a credential comes with the policy; else the caller's own header is passed on.
     #[serde(default)]
     pub has_credential: bool,
     pub models: Vec<Model>,
-}
-
-/// The wire protocols that Spendkeeper speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum Protocol {
-    /// OpenAI Chat Completions: `POST /v1/chat/completions`.
-    OpenAIChat,
-    /// Anthropic Messages: `POST /v1/messages`.
-    AnthropicMessages,
-}
-
-impl Protocol {
-    pub fn path(self) -> &'static str {
-        match self {
-            Protocol::OpenAIChat => "/v1/chat/completions",
-            Protocol::AnthropicMessages => "/v1/messages",
-        }
-    }
-
-    /// The value of OpenTelemetry's `gen_ai.provider.name`.
-    pub fn provider_name(self) -> &'static str {
-        match self {
-            Protocol::OpenAIChat => "openai",
-            Protocol::AnthropicMessages => "anthropic",
-        }
-    }
 }
 
 /// A model of a backend.
@@ -242,9 +221,19 @@ pub struct Model {
     pub context_window: u64,
     /// The most output tokens that one call can produce.
     pub max_output: u64,
+    /// The catalogue's name for it, where that differs: of an Azure deployment, or an inference profile.
+    #[serde(default)]
+    pub base_model: Option<String>,
     /// Region of the data, matched by sensitivity rules; empty means unknown.
     #[serde(default)]
     pub residency: String,
+}
+
+impl Model {
+    /// Its name in price lists.
+    pub fn priced_as(&self) -> &str {
+        self.base_model.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// Price and power classes, cheapest first.

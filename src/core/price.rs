@@ -1,11 +1,11 @@
-//! Prices by model and meter, with the dates from which they hold; what a call costs, and the most it can cost.
+//! Prices by model, with the dates from which they hold.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::money::PicoUsd;
-use super::usage::Usage;
+use super::tariff::Tariff;
 
 /// List prices of one model, from a date on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,66 +15,14 @@ pub struct ModelPrice {
     /// First day on which these figures hold, `YYYY-MM-DD`.
     pub effective_from: String,
     /// Where the figures were read.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
     #[serde(flatten)]
-    pub rates: Rates,
-    #[serde(default)]
+    pub tariff: Arc<Tariff>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_window: Option<u64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<u64>,
-}
-
-/// Pico-dollars per token, by meter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Rates {
-    #[serde(with = "per_million")]
-    pub input: PicoUsd,
-    #[serde(with = "per_million")]
-    pub cached_read: PicoUsd,
-    #[serde(with = "per_million")]
-    pub cache_write: PicoUsd,
-    #[serde(with = "per_million")]
-    pub cache_write_long: PicoUsd,
-    #[serde(with = "per_million")]
-    pub output: PicoUsd,
-}
-
-impl Rates {
-    /// The exact cost of `usage`.
-    pub fn cost(&self, usage: &Usage) -> PicoUsd {
-        self.input * usage.input
-            + self.cached_read * usage.cached_read
-            + self.cache_write * usage.cache_write
-            + self.cache_write_long * usage.cache_write_long
-            + self.output * usage.output
-    }
-
-    /// The most that one input token can cost: a reservation assumes no cache hit and the dearest cache write.
-    pub fn highest_input(&self) -> PicoUsd {
-        self.input.max(self.cached_read).max(self.cache_write).max(self.cache_write_long)
-    }
-
-    /// The most that a call with these bounds can cost.
-    pub fn worst_case(&self, input_tokens: u64, output_tokens: u64) -> PicoUsd {
-        self.highest_input() * input_tokens + self.output * output_tokens
-    }
-}
-
-/// USD per million tokens as a decimal string in files, pico-dollars per token in memory.
-mod per_million {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use super::PicoUsd;
-
-    pub fn serialize<S: Serializer>(price: &PicoUsd, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&PicoUsd(price.0 * 1_000_000).to_decimal())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PicoUsd, D::Error> {
-        PicoUsd::per_token_from_per_million(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
 }
 
 /// Prices by model name, each with its history.
@@ -135,15 +83,16 @@ fn without_date(model: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::money::PicoUsd;
+    use crate::core::tariff::Rates;
 
     fn price(model: &str, from: &str, input: &str) -> ModelPrice {
         let input = PicoUsd::per_token_from_per_million(input).unwrap();
-        let rates = Rates { input, cached_read: input, cache_write: input, cache_write_long: input, output: input };
         ModelPrice {
             model: model.into(),
             effective_from: from.into(),
             source: String::new(),
-            rates,
+            tariff: Arc::new(Tariff::flat(Rates::plain(input, input))),
             context_window: None,
             max_output: None,
         }
@@ -152,11 +101,11 @@ mod tests {
     #[test]
     fn a_past_day_is_priced_with_the_figures_of_that_day() {
         let catalogue = Catalogue::new([price("m", "2026-06-01", "2"), price("m", "2026-01-01", "1")]);
-        let input_on = |day| catalogue.on("m", day).map(|p| p.rates.input.0);
+        let input_on = |day| catalogue.on("m", day).map(|p| p.tariff.list().input.0);
         assert_eq!(input_on("2025-12-31"), None);
         assert_eq!(input_on("2026-05-31"), Some(1_000_000));
         assert_eq!(input_on("2026-06-01"), Some(2_000_000));
-        assert_eq!(catalogue.latest("m").map(|p| p.rates.input.0), Some(2_000_000));
+        assert_eq!(catalogue.latest("m").map(|p| p.tariff.list().input.0), Some(2_000_000));
     }
 
     #[test]

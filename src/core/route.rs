@@ -8,19 +8,22 @@
 //! | wanted | in `Observe` the model asked for; else every tier from the one needed up to the ceiling |
 //! | substitute | in `Observe`, the other models from the tier needed up to the ceiling |
 //! | below need | cheaper tiers than the one needed, the best first |
+//! | translated | models whose provider speaks another format than the caller, unless asked for by name |
 //! | may not fit | models whose context window or output limit might be too small for the call, the largest first |
 //!
 //! The ceiling is the tier asked for (an alias's highest tier), lowered by the first rule whose dimensions match.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::call::Classification;
 use super::dimensions::Dimensions;
 use super::money::PicoUsd;
-use super::policy::{Backend, Capability, Detector, Model, Protocol, Route, RouteMode, Tier, TierRule};
-use super::price::{Catalogue, Rates};
+use super::policy::{Backend, Capability, Detector, Model, Protocol, Provider, Route, RouteMode, Tier, TierRule};
+use super::price::Catalogue;
+use super::tariff::{AskedTier, CostBound, ServiceTier, Tariff};
 
 /// What a call asks of a route.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,8 @@ pub struct Ask<'a> {
     pub input_bound: u64,
     /// The most output tokens that the caller wants; `None` when it sets no cap.
     pub output_cap: Option<u64>,
+    /// Formats that this call cannot be translated into, and what of it is in the way.
+    pub untranslatable: &'a BTreeMap<Protocol, String>,
 }
 
 /// Who answers a call, and why.
@@ -48,12 +53,12 @@ pub struct Choice {
 }
 
 /// A model of the route: indices into `route.backends` and that backend's `models`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub backend: usize,
     pub model: usize,
     /// `None` when the catalogue has no price of it.
-    pub rates: Option<Rates>,
+    pub tariff: Option<Arc<Tariff>>,
     /// The output cap to send with the call: what to reserve, and the most that it can produce.
     pub output_limit: u64,
 }
@@ -118,6 +123,11 @@ pub enum RouteError {
         .ceiling.name(), list(.required)
     )]
     NotCapable { route: String, required: Vec<String>, ceiling: Tier },
+    #[error(
+        "model {asked:?} of ModelRoute {route} is served in another format, into which this call cannot be translated: {what}; leave that out, or ask for a model that is offered over {}",
+        .protocol.path()
+    )]
+    Untranslatable { route: String, asked: String, protocol: Protocol, what: String },
 }
 
 /// Decides who answers. `healthy` is asked by backend name; unhealthy backends come last.
@@ -129,8 +139,9 @@ pub fn choose(route: &Route, ask: &Ask<'_>, catalogue: &Catalogue, healthy: impl
     let rule = route.rules.iter().find(|rule| matches(rule, ask.dimensions)).filter(|rule| lowers(rule, &wish, ask));
     let mut bounds = Bounds::under(route, ask, &wish, rule);
     let mut ranked = rank(route, ask, catalogue, &healthy, &bounds);
-    if ranked.is_empty() && rule.is_some_and(|rule| rule.only_if_sufficient) {
-        // Nothing in the rule's reach can take this call, so the rule leaves it alone.
+    let reaches_nothing = ranked.iter().all(|r| matches!(r.rank, Rank::Translated(_)));
+    if reaches_nothing && rule.is_some_and(|rule| rule.only_if_sufficient) {
+        // Nothing in the rule's reach can take this call as it is, so the rule leaves it alone.
         bounds = Bounds::under(route, ask, &wish, None);
         ranked = rank(route, ask, catalogue, &healthy, &bounds);
     }
@@ -167,17 +178,18 @@ pub fn wanted_detectors(route: &Route) -> BTreeSet<Detector> {
     route.sensitivity.iter().flat_map(|rule| rule.detectors.iter().copied()).collect()
 }
 
-/// The cheapest model of exactly `tier` over `protocol` for what `cost` prices, and that cost: what calls that are sent down to the tier
-/// would run on. Models without a price are passed over.
+/// The cheapest model of exactly `tier` that takes `protocol` as it is, for what `cost` prices, and that cost: what calls that are sent
+/// down to the tier would run on. Models without a price are passed over.
 pub fn cheapest_in_tier<'a>(
     route: &'a Route,
     protocol: Protocol,
     tier: Tier,
     catalogue: &Catalogue,
-    cost: impl Fn(&Rates) -> PicoUsd,
+    cost: impl Fn(&Tariff) -> PicoUsd,
 ) -> Option<(&'a Model, PicoUsd)> {
-    let of_tier = offered(route, protocol).map(|(_, _, model)| model).filter(|model| model.tier == tier);
-    let priced = of_tier.filter_map(|model| Some((model, cost(&catalogue.latest(&model.name)?.rates))));
+    let native = offered(route, protocol).filter(|(b, _, _)| !is_translated(route, *b, protocol));
+    let of_tier = native.map(|(_, _, model)| model).filter(|model| model.tier == tier);
+    let priced = of_tier.filter_map(|model| Some((model, cost(&catalogue.latest(model.priced_as())?.tariff))));
     priced.min_by(|(a, a_cost), (b, b_cost)| (a_cost, &a.name).cmp(&(b_cost, &b.name)))
 }
 
@@ -232,10 +244,20 @@ fn lowers(rule: &TierRule, wish: &Wish<'_>, ask: &Ask<'_>) -> bool {
     rule.max_tier < wish.tier && (sufficient || !rule.only_if_sufficient)
 }
 
-/// Models over a protocol, with their indices.
+/// Models that can answer a call of a format, with their indices.
 fn offered(route: &Route, protocol: Protocol) -> impl Iterator<Item = (usize, usize, &Model)> {
-    let backends = route.backends.iter().enumerate().filter(move |(_, backend)| backend.protocol == protocol);
+    let backends = route.backends.iter().enumerate().filter(move |(_, backend)| backend.provider.upstream_format(protocol).is_some());
     backends.flat_map(|(b, backend)| backend.models.iter().enumerate().map(move |(m, model)| (b, m, model)))
+}
+
+/// True when the backend gets calls of a format in another one.
+fn is_translated(route: &Route, backend: usize, protocol: Protocol) -> bool {
+    route.backends[backend].provider.upstream_format(protocol) != Some(protocol)
+}
+
+/// What of the call is in the way of its translation for a provider.
+fn obstacle<'a>(ask: &Ask<'a>, provider: Provider) -> Option<&'a str> {
+    ask.untranslatable.get(&provider.upstream_format(ask.protocol)?).map(String::as_str)
 }
 
 /// True when every sensitivity rule that this call falls under lets the backend see it.
@@ -253,6 +275,7 @@ enum Rank {
     Wanted,
     Substitute,
     BelowNeed(Reverse<Tier>),
+    Translated(Reverse<Tier>),
     MayNotFit(Reverse<u64>),
 }
 
@@ -273,12 +296,12 @@ fn rank<'a>(
     bounds: &Bounds<'_>,
 ) -> Vec<Ranked<'a>> {
     let mut ranked: Vec<Ranked<'a>> = offered(route, ask.protocol)
-        .filter(|(b, _, _)| allowed(route, ask, &route.backends[*b]))
+        .filter(|(b, _, _)| allowed(route, ask, &route.backends[*b]) && obstacle(ask, route.backends[*b].provider).is_none())
         .filter_map(|(b, m, model)| {
-            let rates = catalogue.latest(&model.name).map(|price| price.rates);
-            let candidate = Candidate { backend: b, model: m, rates, output_limit: output_limit(model, ask) };
+            let tariff = catalogue.latest(model.priced_as()).map(|price| Arc::clone(&price.tariff));
+            let candidate = Candidate { backend: b, model: m, tariff, output_limit: output_limit(model, ask) };
             let backend = route.backends[b].name.as_str();
-            let rank = rank_of(model, ask, bounds)?;
+            let rank = rank_of(model, ask, bounds, is_translated(route, b, ask.protocol))?;
             Some(Ranked { candidate, rank, unhealthy: !healthy(backend), model: &model.name, backend })
         })
         .collect();
@@ -289,14 +312,24 @@ fn rank<'a>(
     }
     // Models are compared at the output that each of them can produce: else a small output limit would look cheap.
     let output = ranked.iter().map(|r| r.candidate.output_limit).min().unwrap_or(0);
-    let cost = |rates: &Rates| rates.worst_case(ask.input_bound, output);
-    let price = |r: &Ranked<'_>| r.candidate.rates.as_ref().map_or(PicoUsd::MAX, cost);
-    ranked.sort_by(|a, b| (a.unhealthy, a.rank, price(a), a.model, a.backend).cmp(&(b.unhealthy, b.rank, price(b), b.model, b.backend)));
+    let bound = CostBound {
+        input: ask.input_bound,
+        output,
+        media: false,
+        web_searches: 0,
+        tier: AskedTier::Said(ServiceTier::Standard),
+        regional: false,
+    };
+    if ranked.len() > 1 {
+        let price = |r: &Ranked<'_>| r.candidate.tariff.as_ref().map_or(PicoUsd::MAX, |tariff| tariff.worst_case(&bound));
+        ranked
+            .sort_by(|a, b| (a.unhealthy, a.rank, price(a), a.model, a.backend).cmp(&(b.unhealthy, b.rank, price(b), b.model, b.backend)));
+    }
     ranked
 }
 
 /// `None` when the model must not answer.
-fn rank_of(model: &Model, ask: &Ask<'_>, bounds: &Bounds<'_>) -> Option<Rank> {
+fn rank_of(model: &Model, ask: &Ask<'_>, bounds: &Bounds<'_>, translated: bool) -> Option<Rank> {
     let asked = model.name == ask.requested_model;
     if model.tier > bounds.ceiling {
         return None;
@@ -311,6 +344,7 @@ fn rank_of(model: &Model, ask: &Ask<'_>, bounds: &Bounds<'_>) -> Option<Rank> {
     // what is too long at no cost.
     let rank = match () {
         () if !asked && !surely_fits(model, ask) => Rank::MayNotFit(Reverse(model.context_window)),
+        () if translated && !asked => Rank::Translated(Reverse(model.tier)),
         () if model.tier < bounds.floor => Rank::BelowNeed(Reverse(model.tier)),
         () if bounds.keep => Rank::Substitute,
         () => Rank::Wanted,
@@ -375,7 +409,8 @@ fn unknown(route: &Route, ask: &Ask<'_>) -> RouteError {
     let offered: BTreeSet<String> = models.chain(route.aliases.keys()).cloned().collect();
     let offered = offered.into_iter().collect();
     let has_it = |backend: &&Backend| backend.models.iter().any(|model| model.name == asked);
-    let elsewhere: BTreeSet<&str> = route.backends.iter().filter(has_it).map(|backend| backend.protocol.path()).collect();
+    let formats = route.backends.iter().filter(has_it).flat_map(|backend| backend.provider.formats());
+    let elsewhere: BTreeSet<&str> = formats.map(|format| format.path()).collect();
     if elsewhere.is_empty() {
         return RouteError::UnknownModel { route: route.key.to_string(), asked, offered };
     }
@@ -395,6 +430,13 @@ fn refusal(route: &Route, ask: &Ask<'_>, bounds: &Bounds<'_>) -> RouteError {
     if in_reach.all(|(b, _, _)| !allowed(route, ask, &route.backends[b])) {
         let backends = route.backends.iter().filter(|backend| allowed(route, ask, backend)).map(|backend| backend.name.clone());
         return RouteError::Sensitive { route: name, detectors: detected(route, ask), backends: backends.collect(), ceiling };
+    }
+    let obstacles = offered(route, ask.protocol)
+        .filter(|(_, _, model)| model.tier <= ceiling)
+        .map(|(b, _, _)| obstacle(ask, route.backends[b].provider));
+    if let Some(what) = obstacles.collect::<Option<Vec<_>>>().and_then(|all| all.first().copied()) {
+        let (asked, what) = (ask.requested_model.to_owned(), what.to_owned());
+        return RouteError::Untranslatable { route: name, asked, protocol: ask.protocol, what };
     }
     let required = ask.required.iter().map(|capability| capability.name().to_owned()).collect();
     RouteError::NotCapable { route: name, required, ceiling }

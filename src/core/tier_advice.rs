@@ -127,8 +127,8 @@ impl Replay {
         let mut by_protocol: BTreeMap<Protocol, (Usage, Vec<&TierUsage>)> = BTreeMap::new();
         for row in rows.iter().filter(|row| would_move(row, max_tier) && is_reached(route, group, row, max_tier)) {
             if let Some(backend) = route.backends.iter().find(|backend| backend.name == row.backend) {
-                let (usage, moved) = by_protocol.entry(backend.protocol).or_default();
-                *usage = sum(usage, &row.usage);
+                let (usage, moved) = by_protocol.entry(backend.provider.formats()[0]).or_default();
+                *usage = usage.saturating_add(&row.usage);
                 moved.push(row);
             }
         }
@@ -143,7 +143,9 @@ impl Replay {
             two_tiers: false,
         };
         for (protocol, (usage, moved)) in by_protocol {
-            let Some((model, cost)) = cheapest_in_tier(route, protocol, max_tier, catalogue, |rates| rates.cost(&usage)) else { continue };
+            let Some((model, cost)) = cheapest_in_tier(route, protocol, max_tier, catalogue, |tariff| tariff.list().cost(&usage)) else {
+                continue;
+            };
             replay.replayed += cost;
             replay.to_models.insert(model.name.clone());
             for row in moved {
@@ -247,16 +249,6 @@ fn patch(namespace: &str, name: &str, rule: Option<serde_json::Value>) -> String
 
 fn per_month(saved: PicoUsd, from_ms: i64, to_ms: i64) -> PicoUsd {
     PicoUsd(saved.0.saturating_mul(MONTH_MS) / i128::from(to_ms - from_ms))
-}
-
-fn sum(a: &Usage, b: &Usage) -> Usage {
-    Usage {
-        input: a.input + b.input,
-        cached_read: a.cached_read + b.cached_read,
-        cache_write: a.cache_write + b.cache_write,
-        cache_write_long: a.cache_write_long + b.cache_write_long,
-        output: a.output + b.output,
-    }
 }
 
 #[cfg(test)]

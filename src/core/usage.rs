@@ -5,30 +5,73 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens by meter; every token of a call is in exactly one of them.
+/// A call's consumption by meter; every token of it is in exactly one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Usage {
-    /// Input tokens that were neither read from nor written to a cache.
+    /// Input tokens of text that were neither read from nor written to a cache; of images and audio too, where the provider
+    /// does not tell them apart.
     pub input: u64,
     /// Input tokens read from the provider's prompt cache.
     pub cached_read: u64,
-    /// Input tokens written to the cache with the short time to live (Anthropic: five minutes; OpenAI: the only one).
+    /// Input tokens written to the cache with the short time to live (Anthropic: five minutes; OpenAI: half an hour).
     pub cache_write: u64,
-    /// Input tokens written to the cache with a long time to live (Anthropic: one hour).
+    /// Input tokens written to the cache with a long time to live (Anthropic: one hour; OpenAI: twelve).
     pub cache_write_long: u64,
-    /// Output tokens, reasoning included.
+    /// Input tokens of sound that were not read from a cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_input: u64,
+    /// Input tokens of images, where the provider tells them apart and that were not read from a cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub image_input: u64,
+    /// Output tokens of text, reasoning included.
     pub output: u64,
+    /// Output tokens of sound.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_output: u64,
+    /// Output tokens of images.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub image_output: u64,
+    /// Web searches that the provider made for the call, each at a fee; no tokens.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub web_searches: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Usage {
     /// Input tokens of every kind: what context thresholds look at.
     pub fn total_input(&self) -> u64 {
-        self.input.saturating_add(self.cached_read).saturating_add(self.cache_write).saturating_add(self.cache_write_long)
+        [self.input, self.cached_read, self.cache_write, self.cache_write_long, self.audio_input, self.image_input]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Output tokens of every kind.
+    pub fn total_output(&self) -> u64 {
+        self.output.saturating_add(self.audio_output).saturating_add(self.image_output)
     }
 
     /// Tokens of every meter.
     pub fn total(&self) -> u64 {
-        self.total_input().saturating_add(self.output)
+        self.total_input().saturating_add(self.total_output())
+    }
+
+    /// Meter by meter, as a second call's would be added.
+    pub fn saturating_add(&self, other: &Usage) -> Usage {
+        Usage {
+            input: self.input.saturating_add(other.input),
+            cached_read: self.cached_read.saturating_add(other.cached_read),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+            cache_write_long: self.cache_write_long.saturating_add(other.cache_write_long),
+            audio_input: self.audio_input.saturating_add(other.audio_input),
+            image_input: self.image_input.saturating_add(other.image_input),
+            output: self.output.saturating_add(other.output),
+            audio_output: self.audio_output.saturating_add(other.audio_output),
+            image_output: self.image_output.saturating_add(other.image_output),
+            web_searches: self.web_searches.saturating_add(other.web_searches),
+        }
     }
 }

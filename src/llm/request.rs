@@ -1,4 +1,4 @@
-//! What a request asks for, whatever its protocol.
+//! What a request asks for, whatever its format.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,10 +6,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::address::{self, Addressed};
 use super::content::Content;
-use super::{anthropic, openai};
+use super::format::format;
+use super::rewrite::Slot;
 use crate::core::classify::PromptText;
 use crate::core::policy::{Capability, Protocol};
+use crate::core::tariff::AskedTier;
 
 /// Why a request cannot be understood, in words for its caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,19 +26,21 @@ pub enum RequestError {
 /// A parsed request. Texts point into the body wherever JSON did not escape them.
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub(super) protocol: Protocol,
+    pub(super) addressed: Addressed,
     pub(super) body: Bytes,
     pub(super) facts: Facts,
 }
 
-/// What the protocols' parsers find out.
-#[derive(Clone, Debug, Default)]
+/// What the formats' parsers find out.
+#[derive(Clone, Debug)]
 pub struct Facts {
+    /// As the body or the path has it; empty when neither does.
     pub model: String,
     pub stream: bool,
     pub max_output: Option<u64>,
+    /// Answers asked for, each of which may use the whole output cap; none of what only takes input.
     pub choices: u64,
-    /// The caller asked for usage in the stream itself.
+    /// The caller asked for usage in the stream itself, or the format always has it.
     pub wants_usage: bool,
     pub texts: Texts,
     pub turns: usize,
@@ -43,9 +48,46 @@ pub struct Facts {
     pub required: BTreeSet<Capability>,
     /// See [`Request::surcharges`].
     pub surcharges: Vec<String>,
-    /// See [`Request::input_bound`].
-    pub input_bound: u64,
+    pub tier: AskedTier,
+    pub input: InputBound,
+    /// Web searches at most, each of which has its fee.
+    pub web_searches: u64,
+    /// Sound or images may be in it, or be asked for.
+    pub media: bool,
     pub members: Members,
+}
+
+/// What bounds the input tokens of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputBound {
+    /// Tokens that what is in the request can make at most, by its bytes.
+    pub tokens: u64,
+    /// It refers to what is not in it (stored conversations, files), or to what no number of bytes bounds (documents, sound).
+    pub opaque: bool,
+    /// How often the model may read its input: more than once when the provider runs tools between.
+    pub passes: u64,
+}
+
+impl Default for Facts {
+    fn default() -> Facts {
+        Facts {
+            model: String::new(),
+            stream: false,
+            max_output: None,
+            choices: 1,
+            wants_usage: true,
+            texts: Texts::default(),
+            turns: 0,
+            tools: 0,
+            required: BTreeSet::new(),
+            surcharges: Vec::new(),
+            tier: AskedTier::Said(crate::core::tariff::ServiceTier::Standard),
+            input: InputBound { tokens: 0, opaque: false, passes: 1 },
+            web_searches: 0,
+            media: false,
+            members: Members::default(),
+        }
+    }
 }
 
 /// Where the members that a rewrite changes stand in the body.
@@ -54,6 +96,8 @@ pub struct Members {
     pub model: Option<Range<usize>>,
     /// Each member that caps the output.
     pub max_output: Vec<Range<usize>>,
+    /// Where a cap goes when there is none; `None` for formats without one.
+    pub cap: Option<Slot>,
     pub stream_options: Option<Range<usize>>,
 }
 
@@ -70,23 +114,35 @@ enum Text {
     Unescaped(String),
 }
 
-/// Parses a request body; one pass.
+/// Parses a request; one pass over its body.
 ///
 /// # Errors
-/// When the body is not JSON of the protocol's form, or lacks what no provider would do without.
-pub fn parse(protocol: Protocol, body: Bytes) -> Result<Request, RequestError> {
+/// When the body is not JSON of the format's form, or lacks what no provider would do without.
+pub fn parse(addressed: Addressed, body: Bytes) -> Result<Request, RequestError> {
     let text = std::str::from_utf8(&body).map_err(|e| RequestError::Malformed(format!("it is not UTF-8 from byte {}", e.valid_up_to())))?;
-    let facts = match protocol {
-        Protocol::OpenAIChat => openai::request::facts(text)?,
-        Protocol::AnthropicMessages => anthropic::request::facts(text)?,
-    };
+    let mut facts = (format(addressed.protocol).facts)(&addressed, text)?;
+    if let Some(segment) = &addressed.model {
+        // Azure's deployment in the path wins over a name in the body, as it does there.
+        facts.model = address::decoded(segment).ok_or(RequestError::Field { field: "path", problem: "the model is no UTF-8" })?;
+    }
+    if let Some(stream) = addressed.stream {
+        facts.stream = stream;
+    }
     if facts.model.is_empty() {
         return Err(RequestError::Field { field: "model", problem: "name a model, or an alias of the route such as \"auto\"" });
     }
-    Ok(Request { protocol, body, facts })
+    Ok(Request { addressed, body, facts })
 }
 
 impl Request {
+    pub fn addressed(&self) -> &Addressed {
+        &self.addressed
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.addressed.protocol
+    }
+
     pub fn model(&self) -> &str {
         &self.facts.model
     }
@@ -100,7 +156,7 @@ impl Request {
         self.facts.max_output
     }
 
-    /// Answers asked for (`n`), each of which may use the whole output cap.
+    /// Answers asked for (`n`), each of which may use the whole output cap; zero for embeddings.
     pub fn choices(&self) -> u64 {
         self.facts.choices
     }
@@ -110,13 +166,31 @@ impl Request {
         self.facts.wants_usage
     }
 
-    /// An upper bound on the input tokens that any tokenizer can count for this request.
+    /// An upper bound on the tokens that any tokenizer can count in this request, for choosing a model.
     ///
     /// Byte-level and byte-fallback tokenizers never make more tokens than there are UTF-8 bytes, and JSON never writes
     /// a text in fewer bytes than it has. So the bound is the body's length, where images count as their family's
     /// most expensive size instead of as base64, and each message and tool adds what providers wrap around it.
     pub fn input_bound(&self) -> u64 {
-        self.facts.input_bound
+        let bound = self.facts.input;
+        if bound.opaque { bound.tokens.saturating_add(OPAQUE_TOKENS) } else { bound.tokens }
+    }
+
+    /// An upper bound on the input tokens that a model can be billed for this request, which takes `window` tokens at most.
+    ///
+    /// What no number of bytes bounds still fits the window; where the provider may run the model several times, each pass reads
+    /// as much as fits.
+    pub fn billable_input(&self, window: u64) -> u64 {
+        let bound = self.facts.input;
+        match (bound.opaque, bound.passes) {
+            (false, 1) => bound.tokens,
+            (_, passes) => window.max(if bound.opaque { 0 } else { bound.tokens }).saturating_mul(passes),
+        }
+    }
+
+    /// True when its input is counted once, however long its answer takes.
+    pub fn reads_input_once(&self) -> bool {
+        self.facts.input.passes == 1
     }
 
     /// What the model must be able to do.
@@ -124,10 +198,25 @@ impl Request {
         &self.facts.required
     }
 
-    /// What the request asks for that is billed beyond its tokens at list price: tools that run at the provider, a dearer
-    /// service tier, spoken output.
+    /// What the request asks for that is billed beyond its tokens and has no price anywhere: tools that run at the provider for as
+    /// often as they like.
     pub fn surcharges(&self) -> &[String] {
         &self.facts.surcharges
+    }
+
+    /// The service tier that it asks for.
+    pub fn tier(&self) -> AskedTier {
+        self.facts.tier
+    }
+
+    /// Web searches that the provider may make for it at most.
+    pub fn web_searches(&self) -> u64 {
+        self.facts.web_searches
+    }
+
+    /// True when sound or images may be in it, or are asked for.
+    pub fn has_media(&self) -> bool {
+        self.facts.media
     }
 
     pub fn prompt(&self) -> PromptText<'_> {
@@ -189,22 +278,20 @@ pub fn span_in(whole: &str, part: &str) -> Option<Range<usize>> {
     (end <= whole.len()).then_some(start..end)
 }
 
-/// Tokens for content that no length of the request bounds (documents, audio, files by reference): the largest context
-/// window in the catalogue, so that only a budget with room for the worst lets it through.
-pub const OPAQUE_TOKENS: u64 = 1_050_000;
+/// What an opaque part counts when models are compared: the largest context window in the catalogue.
+const OPAQUE_TOKENS: u64 = 1_050_000;
 
-/// The bound of [`Request::input_bound`], from what the parsers counted.
-pub fn input_bound(body: &str, contents: &[&Content<'_>], per_image: u64, overhead: u64) -> u64 {
-    let mut bound = body.len() as u64 + overhead;
+/// The bound of a body with these contents, from its length.
+pub fn input_bound(body: &str, contents: &[&Content<'_>], per_image: u64, overhead: u64) -> InputBound {
+    let mut tokens = body.len() as u64 + overhead;
+    let mut opaque = false;
     let mut parts: Vec<_> = contents.iter().flat_map(|c| &c.0).collect();
     while let Some(part) = parts.pop() {
         if let Some(bytes) = part.image_bytes() {
-            bound = bound.saturating_sub(bytes as u64) + per_image;
+            tokens = tokens.saturating_sub(bytes as u64) + per_image;
         }
-        if part.is_opaque() {
-            bound += OPAQUE_TOKENS;
-        }
+        opaque |= part.is_opaque();
         parts.extend(part.content.iter().flat_map(|c| &c.0));
     }
-    bound
+    InputBound { tokens, opaque, passes: 1 }
 }

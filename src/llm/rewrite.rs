@@ -1,12 +1,12 @@
 //! Changes to a request, spliced into its bytes: order, number texts and unknown members stay as the caller wrote them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::request::Request;
-use crate::core::policy::Protocol;
 
 /// What to change; `None` and `false` leave a member alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,15 +14,38 @@ pub struct Rewrite {
     pub model: Option<String>,
     /// Cap on output tokens.
     pub max_output: Option<u64>,
-    /// Ask for usage in the stream (OpenAI; Anthropic always sends it).
+    /// Ask for usage in the stream (OpenAI's formats; the others always send it).
     pub include_usage: bool,
+}
+
+/// Where a member goes that the caller did not write: `before`, the value, `after`, at a byte of the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub at: usize,
+    pub before: Cow<'static, str>,
+    pub after: Cow<'static, str>,
+}
+
+impl Slot {
+    /// As the first member of the object that is the whole body. The object must have a member already.
+    pub fn first(body: &str, before: &'static str, after: &'static str) -> Slot {
+        Slot { at: body.find('{').map_or(0, |at| at + 1), before: before.into(), after: after.into() }
+    }
+
+    /// As the first member, called `name`, of an object within the body.
+    pub fn within(body: &str, object: &Range<usize>, name: &str) -> Slot {
+        let text = &body[object.clone()];
+        let open = text.find('{').map_or(0, |at| at + 1);
+        let is_empty = text[open..].trim_start().starts_with('}');
+        let after = if is_empty { "" } else { "," };
+        Slot { at: object.start + open, before: format!("\"{name}\":").into(), after: after.into() }
+    }
 }
 
 impl Request {
     /// The body with `change` applied; the same bytes when nothing changes.
     pub fn rewrite(&self, change: &Rewrite) -> Bytes {
         let mut splices: Vec<(Range<usize>, String)> = Vec::new();
-        let mut added = String::new();
         let members = &self.facts.members;
         if let (Some(model), Some(span)) = (&change.model, &members.model)
             && *model != self.facts.model
@@ -30,24 +53,21 @@ impl Request {
             splices.push((span.clone(), json_string(model)));
         }
         if let Some(cap) = change.max_output.filter(|cap| self.facts.max_output != Some(*cap)) {
-            if members.max_output.is_empty() {
-                let name = match self.protocol {
-                    Protocol::OpenAIChat => "max_completion_tokens",
-                    Protocol::AnthropicMessages => "max_tokens",
-                };
-                added.push_str(&format!("\"{name}\":{cap},"));
+            match &members.cap {
+                Some(slot) if members.max_output.is_empty() => {
+                    splices.push((slot.at..slot.at, format!("{}{cap}{}", slot.before, slot.after)));
+                }
+                _ => splices.extend(members.max_output.iter().map(|span| (span.clone(), cap.to_string()))),
             }
-            splices.extend(members.max_output.iter().map(|span| (span.clone(), cap.to_string())));
         }
-        if change.include_usage && !self.facts.wants_usage && self.protocol == Protocol::OpenAIChat {
+        if change.include_usage && !self.facts.wants_usage {
             match &members.stream_options {
                 Some(span) => splices.push((span.clone(), with_usage(&self.body[span.clone()]))),
-                None => added.push_str("\"stream_options\":{\"include_usage\":true},"),
+                None => {
+                    let start = self.body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
+                    splices.push((start..start, "\"stream_options\":{\"include_usage\":true},".to_owned()));
+                }
             }
-        }
-        if !added.is_empty() {
-            let start = self.body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
-            splices.push((start..start, added));
         }
         if splices.is_empty() { self.body.clone() } else { splice(&self.body, splices) }
     }

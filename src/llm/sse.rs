@@ -1,13 +1,17 @@
-//! Server-sent events out of network chunks that may end anywhere.
+//! Events out of network chunks that may end anywhere; what ends one is up to the framing. Server-sent events themselves.
 
 use bytes::{Bytes, BytesMut};
 
 /// An event longer than this is passed on unread: no provider sends one.
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
-/// Cuts a stream into events, each with the blank line that ends it.
-#[derive(Debug, Default)]
+/// Finds the end of the first event in some bytes.
+pub type End = fn(&[u8]) -> Option<usize>;
+
+/// Cuts a stream into events, each with what ends it.
+#[derive(Debug)]
 pub struct Splitter {
+    end: End,
     /// The beginning of an event whose end has not arrived.
     begun: BytesMut,
     /// Set once an event was too long: from there on nothing is cut any more.
@@ -15,6 +19,10 @@ pub struct Splitter {
 }
 
 impl Splitter {
+    pub fn new(end: End) -> Splitter {
+        Splitter { end, begun: BytesMut::new(), overflowed: false }
+    }
+
     /// The events that `chunk` completes, in order. They share the chunk's memory where they lie in it whole.
     pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
         if self.overflowed {
@@ -27,7 +35,7 @@ impl Splitter {
             self.begun.split().freeze()
         };
         let mut events = Vec::new();
-        while let Some(end) = end_of_event(&rest) {
+        while let Some(end) = (self.end)(&rest) {
             events.push(rest.split_to(end));
         }
         if rest.len() > MAX_EVENT_BYTES {
@@ -50,9 +58,9 @@ impl Splitter {
 }
 
 /// Where the first event ends: after an empty line, with either line ending.
-fn end_of_event(bytes: &[u8]) -> Option<usize> {
+pub fn end_of_event(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
-    while let Some(found) = bytes[from..].iter().position(|b| *b == b'\n') {
+    while let Some(found) = memchr::memchr(b'\n', &bytes[from..]) {
         let next = from + found + 1;
         match bytes.get(next..) {
             Some([b'\n', ..]) => return Some(next + 1),
@@ -61,6 +69,11 @@ fn end_of_event(bytes: &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// Where the first line ends.
+pub fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(b'\n', bytes).map(|at| at + 1)
 }
 
 /// The payload of an event's `data:` lines; those of several lines are rare and are joined by a newline.

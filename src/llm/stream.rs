@@ -1,161 +1,155 @@
-//! Metering a streamed answer while it passes through.
+//! Metering a streamed answer while it passes through, and translating it where its caller speaks another format.
 
 use bytes::{Bytes, BytesMut};
 
-use super::sse::{self, Splitter};
-use super::{anthropic, openai};
+use super::format::format;
+use super::framing::{Cutter, Framing};
+use super::translate::StreamTranslator;
+use super::usage::ReportedUsage;
 use crate::core::policy::Protocol;
 use crate::core::usage::Usage;
 
-/// Reads a stream as it passes: what the provider says it used, and whether it came to its end.
-#[derive(Debug)]
-pub struct StreamMeter {
-    protocol: Protocol,
-    /// Keep the usage chunk from a caller that did not ask for it (OpenAI).
-    hide_usage_chunk: bool,
-    splitter: Splitter,
-    model: Option<String>,
-    openai_usage: Option<openai::usage::WireUsage>,
-    anthropic_usage: Option<anthropic::usage::WireUsage>,
-    /// Anthropic: the final, cumulative figures have arrived.
-    usage_is_final: bool,
-    visible_output_bytes: u64,
-    complete: bool,
-    failed: bool,
+/// Reads the events of a stream, in order.
+pub trait EventReader: Send {
+    /// Reads an event's JSON. True when a caller that did not ask for usage must not see the event.
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool;
+}
+
+/// What a stream has said so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// The last figures, which are cumulative.
+    pub reported: Option<ReportedUsage>,
+    /// The figures hold even if nothing more comes.
+    pub is_final: bool,
+    /// The input tokens that the provider counted, as soon as it says so: no more will be charged for input.
+    pub input: Option<Usage>,
+    /// The model that answers, by the provider's name for it.
+    pub model: Option<String>,
+    /// The format's end was seen.
+    pub complete: bool,
+    /// The provider reported an error within the stream.
+    pub failed: bool,
 }
 
 /// What is known once a stream has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamEnd {
     /// The provider's own final figures; `None` when the stream broke off before them.
-    pub usage: Option<Usage>,
-    pub model: Option<String>,
-    /// Bytes of generated text that arrived. Hidden reasoning is generated, and billed, beyond it.
-    pub visible_output_bytes: u64,
-    /// True when the protocol's end was seen.
+    pub reported: Option<ReportedUsage>,
+    /// True when the format's end was seen.
     pub complete: bool,
     /// True when the provider reported an error within the stream.
     pub failed: bool,
 }
 
+/// Reads a stream as it passes: what the provider says it used, and whether it came to its end.
+pub struct StreamMeter {
+    cutter: Cutter,
+    reader: Box<dyn EventReader>,
+    tally: Tally,
+    shown: Shown,
+}
+
+/// What the caller gets of it.
+enum Shown {
+    /// Every byte as it came.
+    AsItCame,
+    /// Whole events, but for those that tell usage that the caller did not ask for.
+    WithoutUsage,
+    /// Events of another format.
+    Translated(Box<dyn StreamTranslator>),
+}
+
 impl StreamMeter {
-    pub fn new(protocol: Protocol, hide_usage_chunk: bool) -> StreamMeter {
-        StreamMeter {
-            protocol,
-            hide_usage_chunk: hide_usage_chunk && protocol == Protocol::OpenAIChat,
-            splitter: Splitter::default(),
-            model: None,
-            openai_usage: None,
-            anthropic_usage: None,
-            usage_is_final: false,
-            visible_output_bytes: 0,
-            complete: false,
-            failed: false,
+    pub fn new(protocol: Protocol, framing: Framing, hide_usage: bool) -> StreamMeter {
+        let shown = if hide_usage { Shown::WithoutUsage } else { Shown::AsItCame };
+        StreamMeter { cutter: Cutter::new(framing), reader: (format(protocol).reader)(), tally: Tally::default(), shown }
+    }
+
+    /// Of a stream that is translated for its caller.
+    pub fn translating(protocol: Protocol, framing: Framing, translator: Box<dyn StreamTranslator>) -> StreamMeter {
+        StreamMeter { shown: Shown::Translated(translator), ..StreamMeter::new(protocol, framing, false) }
+    }
+
+    /// Takes a chunk from the provider and returns what the caller gets: the chunk itself, unless something is hidden or
+    /// translated; then whole events.
+    pub fn push(&mut self, chunk: Bytes) -> Bytes {
+        match &mut self.shown {
+            Shown::AsItCame => {
+                for event in self.cutter.push(&chunk) {
+                    read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event);
+                }
+                chunk
+            }
+            Shown::WithoutUsage => self.push_without_usage(chunk),
+            Shown::Translated(translator) => {
+                let mut out = BytesMut::new();
+                for event in self.cutter.push(&chunk) {
+                    let Some(payload) = self.cutter.payload(&event) else { continue };
+                    self.reader.read(&payload, &mut self.tally);
+                    translator.event(&payload, &mut out);
+                }
+                out.freeze()
+            }
         }
     }
 
-    /// Takes a chunk from the provider and returns what the caller gets: the chunk itself, unless something is hidden;
-    /// then whole events, those that are hidden left out.
-    pub fn push(&mut self, chunk: Bytes) -> Bytes {
-        if !self.hide_usage_chunk {
-            for event in self.splitter.push(&chunk) {
-                self.read(&event);
-            }
-            return chunk;
-        }
-        let held = self.splitter.take_rest();
+    fn push_without_usage(&mut self, chunk: Bytes) -> Bytes {
+        let held = self.cutter.take_rest();
         let whole = if held.is_empty() { chunk } else { [held, chunk].concat().into() };
-        let events = self.splitter.push(&whole);
+        let events = self.cutter.push(&whole);
         let done: usize = events.iter().map(Bytes::len).sum();
+        let mut hidden = false;
         let mut shown = Vec::with_capacity(events.len());
         for event in events {
-            if !self.read(&event) {
-                shown.push(event);
+            match read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event) {
+                true => hidden = true,
+                false => shown.push(event),
             }
         }
-        if self.splitter.overflowed() {
+        if self.cutter.overflowed() {
             // Too long to be an event of ours: let it through from here on, unread.
-            self.hide_usage_chunk = false;
+            self.shown = Shown::AsItCame;
             shown.push(whole.slice(done..));
         }
-        join(shown)
+        // What lies side by side needs no copy.
+        if hidden { join(shown) } else { whole.slice(..shown.iter().map(Bytes::len).sum::<usize>()) }
     }
 
-    /// What was held back of an event that never ended; for the caller, after the last chunk.
+    /// What is held back of an event that never ended, or what a translation ends with; for the caller, after the last chunk.
     pub fn flush(&mut self) -> Bytes {
-        if self.hide_usage_chunk { self.splitter.take_rest() } else { Bytes::new() }
+        match &mut self.shown {
+            Shown::AsItCame => Bytes::new(),
+            Shown::WithoutUsage => self.cutter.take_rest(),
+            Shown::Translated(translator) => {
+                let mut out = BytesMut::new();
+                translator.end(&mut out);
+                out.freeze()
+            }
+        }
+    }
+
+    /// What the stream has said so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     pub fn finish(self) -> StreamEnd {
-        let usage = match self.protocol {
-            Protocol::OpenAIChat => self.openai_usage.and_then(|u| u.meters()),
-            Protocol::AnthropicMessages => self.anthropic_usage.filter(|_| self.usage_is_final).and_then(|u| u.meters()),
-        };
-        StreamEnd {
-            usage,
-            model: self.model,
-            visible_output_bytes: self.visible_output_bytes,
-            complete: self.complete,
-            failed: self.failed,
+        let Tally { reported, is_final, complete, failed, model, .. } = self.tally;
+        let mut reported = reported.filter(|_| is_final || complete);
+        if let Some(reported) = &mut reported {
+            reported.model = reported.model.take().or(model);
         }
-    }
-
-    /// Reads one event; true when the caller must not see it.
-    fn read(&mut self, event: &[u8]) -> bool {
-        let Some(data) = sse::data(event) else { return false };
-        match self.protocol {
-            Protocol::OpenAIChat => self.read_openai(&data),
-            Protocol::AnthropicMessages => {
-                self.read_anthropic(&data);
-                false
-            }
-        }
-    }
-
-    fn read_openai(&mut self, data: &[u8]) -> bool {
-        if data == b"[DONE]" {
-            self.complete = true;
-            return false;
-        }
-        let Ok(chunk) = serde_json::from_slice::<openai::stream::Chunk<'_>>(data) else { return false };
-        self.failed |= chunk.error.is_some();
-        self.visible_output_bytes += chunk.visible_bytes();
-        if let Some(model) = &chunk.model
-            && self.model.is_none()
-        {
-            self.model = Some(model.clone().into_owned());
-        }
-        if chunk.usage.is_some() {
-            // Servers that report usage on each chunk report it cumulatively: the last one holds.
-            self.openai_usage = chunk.usage;
-        }
-        self.hide_usage_chunk && chunk.is_usage_only()
-    }
-
-    fn read_anthropic(&mut self, data: &[u8]) {
-        let Ok(event) = serde_json::from_slice::<anthropic::stream::Event<'_>>(data) else { return };
-        self.visible_output_bytes += event.visible_bytes();
-        match event.kind.as_ref() {
-            "message_start" => {
-                if let Some(message) = event.message {
-                    self.model = message.model.map(std::borrow::Cow::into_owned);
-                    self.anthropic_usage = message.usage;
-                }
-            }
-            "message_delta" => {
-                if let Some(usage) = event.usage {
-                    self.anthropic_usage = Some(self.anthropic_usage.unwrap_or_default().updated_by(usage));
-                    self.usage_is_final = true;
-                }
-            }
-            "message_stop" => self.complete = true,
-            "error" => self.failed = true,
-            _ => {}
-        }
+        StreamEnd { reported, complete, failed }
     }
 }
 
-/// One piece of memory for the caller; a single event, or events that lie side by side, are not copied twice.
+fn read(cutter: &Cutter, reader: &mut dyn EventReader, tally: &mut Tally, event: &[u8]) -> bool {
+    cutter.payload(event).is_some_and(|payload| reader.read(&payload, tally))
+}
+
+/// One piece of memory for the caller; a single event is not copied.
 fn join(mut events: Vec<Bytes>) -> Bytes {
     match events.len() {
         0 => Bytes::new(),

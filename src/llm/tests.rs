@@ -6,12 +6,17 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::core::policy::{Capability, Protocol};
+use crate::core::tariff::{AskedTier, ServiceTier};
 use crate::core::usage::Usage;
 
 use Protocol::{AnthropicMessages, OpenAIChat};
 
 fn request(protocol: Protocol, body: &Value) -> Request {
-    parse(protocol, Bytes::from(body.to_string())).expect("a valid request")
+    read(protocol, Bytes::from(body.to_string())).expect("a valid request")
+}
+
+fn read(protocol: Protocol, body: impl Into<Bytes>) -> Result<Request, RequestError> {
+    parse(Addressed::plain(protocol), body.into())
 }
 
 // ---- requests ----
@@ -41,25 +46,44 @@ fn an_openai_request_says_what_it_asks_for() {
 }
 
 #[test]
-fn what_costs_more_than_its_tokens_is_named() {
+fn what_decides_the_price_beside_the_tokens_is_read() {
     let asked = |protocol, member: &str, value: serde_json::Value| {
         let mut body = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]});
         body[member] = value;
-        request(protocol, &body).surcharges().to_vec()
+        let request = request(protocol, &body);
+        (request.tier(), request.web_searches(), request.has_media())
     };
+    let said = AskedTier::Said;
     let table = [
-        (OpenAIChat, "service_tier", json!("priority"), "service_tier: priority"),
-        (OpenAIChat, "service_tier", json!("flex"), ""),
-        (OpenAIChat, "web_search_options", json!({}), "web_search_options"),
-        (OpenAIChat, "web_search_options", json!(null), ""),
-        (OpenAIChat, "audio", json!({"voice": "alloy"}), "audio"),
-        (AnthropicMessages, "speed", json!("fast"), "speed: fast"),
-        (AnthropicMessages, "speed", json!("standard"), ""),
-        (AnthropicMessages, "inference_geo", json!("us"), "inference_geo: us"),
+        (OpenAIChat, "service_tier", json!("priority"), (said(ServiceTier::Priority), 0, false)),
+        (OpenAIChat, "service_tier", json!("flex"), (said(ServiceTier::Flex), 0, false)),
+        (OpenAIChat, "service_tier", json!("default"), (said(ServiceTier::Standard), 0, false)),
+        (OpenAIChat, "service_tier", json!("auto"), (AskedTier::Unsaid, 0, false)),
+        (OpenAIChat, "web_search_options", json!({}), (AskedTier::Unsaid, 1, false)),
+        (OpenAIChat, "web_search_options", json!(null), (AskedTier::Unsaid, 0, false)),
+        (OpenAIChat, "audio", json!({"voice": "alloy"}), (AskedTier::Unsaid, 0, true)),
+        (AnthropicMessages, "speed", json!("fast"), (said(ServiceTier::Fast), 0, false)),
+        (AnthropicMessages, "speed", json!("standard"), (said(ServiceTier::Standard), 0, false)),
+        (
+            AnthropicMessages,
+            "tools",
+            json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]),
+            (said(ServiceTier::Standard), 3, false),
+        ),
     ];
     for (protocol, member, value, expected) in table {
-        assert_eq!(asked(protocol, member, value.clone()).join(", "), expected, "{member}: {value}");
+        assert_eq!(asked(protocol, member, value.clone()), expected, "{member}: {value}");
     }
+}
+
+#[test]
+fn a_tool_at_the_provider_reads_the_window_once_more_for_each_use() {
+    let tools = json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]);
+    let searching = request(AnthropicMessages, &json!({"model": "m", "max_tokens": 9, "messages": [], "tools": tools}));
+    assert_eq!(searching.billable_input(200_000), 4 * 200_000);
+    let document = json!([{"role": "user", "content": [{"type": "document", "source": {"type": "url", "url": "https://x"}}]}]);
+    let opaque = request(AnthropicMessages, &json!({"model": "m", "max_tokens": 9, "messages": document}));
+    assert_eq!(opaque.billable_input(200_000), 200_000);
 }
 
 #[test]
@@ -97,10 +121,10 @@ fn a_bad_request_says_what_is_wrong() {
         (OpenAIChat, "{\"model\": \"m\", \"n\": 0}", "n: "),
         (AnthropicMessages, "{\"model\": \"m\", \"messages\": []}", "max_tokens"),
     ] {
-        let error = parse(protocol, Bytes::from_static(body.as_bytes())).expect_err(body).to_string();
+        let error = read(protocol, body).expect_err(body).to_string();
         assert!(error.contains(says) || says == "messages" && error.contains("invalid type"), "{body}: {error}");
     }
-    assert!(parse(OpenAIChat, Bytes::from_static(b"{\"model\": \"\xff\"}")).is_err());
+    assert!(read(OpenAIChat, &b"{\"model\": \"\xff\"}"[..]).is_err());
 }
 
 #[test]
@@ -123,7 +147,7 @@ fn a_rewrite_that_changes_nothing_is_the_same_memory() {
 #[test]
 fn a_rewrite_leaves_everything_else_as_it_was_written() {
     let body = "{ \"temperature\" : 1.50e0, \"model\":\"a\\u0062\",\"messages\":[ ], \"x\":{\"model\":\"z\"} }";
-    let r = parse(OpenAIChat, Bytes::from_static(body.as_bytes())).expect("a valid request");
+    let r = read(OpenAIChat, body).expect("a valid request");
     assert_eq!(r.model(), "ab");
     let changed = r.rewrite(&Rewrite { model: Some("\"q\"".into()), max_output: Some(3), include_usage: true });
     let expected = "{\"max_completion_tokens\":3,\"stream_options\":{\"include_usage\":true}, \"temperature\" : 1.50e0, \"model\":\"\\\"q\\\"\",\"messages\":[ ], \"x\":{\"model\":\"z\"} }";
@@ -173,11 +197,11 @@ proptest! {
     #[test]
     fn hostile_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         for protocol in [OpenAIChat, AnthropicMessages] {
-            let _ = parse(protocol, Bytes::from(body.clone()));
+            let _ = read(protocol, body.clone());
             let _ = usage_of_body(protocol, &body);
-            let mut meter = StreamMeter::new(protocol, false);
+            let mut meter = StreamMeter::new(protocol, Framing::ServerSentEvents, false);
             prop_assert_eq!(meter.push(Bytes::from(body.clone())), body.clone());
-            let mut hiding = StreamMeter::new(protocol, true);
+            let mut hiding = StreamMeter::new(protocol, Framing::ServerSentEvents, true);
             let mut seen = hiding.push(Bytes::from(body.clone())).to_vec();
             seen.extend_from_slice(&hiding.flush());
             prop_assert_eq!(seen, body.clone());
@@ -192,13 +216,13 @@ fn openai_input_includes_the_cache_and_anthropic_input_does_not() {
     let openai = json!({"model": "gpt-5.4-2026-03-05", "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120,
         "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 10}, "completion_tokens_details": {"reasoning_tokens": 15}}});
     let reported = usage_of_body(OpenAIChat, openai.to_string().as_bytes()).expect("usage");
-    assert_eq!(reported.usage, Usage { input: 30, cached_read: 60, cache_write: 10, cache_write_long: 0, output: 20 });
+    assert_eq!(reported.usage, Usage { input: 30, cached_read: 60, cache_write: 10, cache_write_long: 0, output: 20, ..Usage::default() });
     assert_eq!(reported.model.as_deref(), Some("gpt-5.4-2026-03-05"));
 
     let anthropic = json!({"usage": {"input_tokens": 30, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 10,
         "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 6}, "output_tokens": 20}});
     let reported = usage_of_body(AnthropicMessages, anthropic.to_string().as_bytes()).expect("usage");
-    assert_eq!(reported.usage, Usage { input: 30, cached_read: 60, cache_write: 4, cache_write_long: 6, output: 20 });
+    assert_eq!(reported.usage, Usage { input: 30, cached_read: 60, cache_write: 4, cache_write_long: 6, output: 20, ..Usage::default() });
 }
 
 #[test]
@@ -227,7 +251,7 @@ event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason
 event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
 
 fn through(protocol: Protocol, hide: bool, chunks: &[&[u8]]) -> (Vec<u8>, StreamEnd) {
-    let mut meter = StreamMeter::new(protocol, hide);
+    let mut meter = StreamMeter::new(protocol, Framing::ServerSentEvents, hide);
     let mut seen = Vec::new();
     for chunk in chunks {
         seen.extend_from_slice(&meter.push(Bytes::copy_from_slice(chunk)));
@@ -241,8 +265,9 @@ fn a_caller_that_did_not_ask_for_usage_does_not_see_it() {
     let (seen, end) = through(OpenAIChat, true, &[OPENAI_STREAM.as_bytes()]);
     let seen = String::from_utf8(seen).expect("text");
     assert!(!seen.contains("prompt_tokens") && seen.contains("Grüezi") && seen.ends_with("data: [DONE]\n\n"), "{seen}");
-    assert_eq!(end.usage, Some(Usage { input: 11, output: 3, ..Usage::default() }));
-    assert_eq!((end.visible_output_bytes, end.complete, end.model.as_deref()), ("Grüezi".len() as u64, true, Some("gpt-5.4")));
+    let reported = end.reported.expect("figures");
+    assert_eq!(reported.usage, Usage { input: 11, output: 3, ..Usage::default() });
+    assert_eq!((end.complete, reported.model.as_deref()), (true, Some("gpt-5.4")));
     let (asked, _) = through(OpenAIChat, false, &[OPENAI_STREAM.as_bytes()]);
     assert_eq!(asked, OPENAI_STREAM.as_bytes());
 }
@@ -250,7 +275,8 @@ fn a_caller_that_did_not_ask_for_usage_does_not_see_it() {
 #[test]
 fn anthropics_last_figures_hold_and_unsplit_cache_writes_cost_the_dearer_price() {
     let (_, end) = through(AnthropicMessages, false, &[ANTHROPIC_STREAM.as_bytes()]);
-    assert_eq!(end.usage, Some(Usage { input: 12, cached_read: 0, cache_write: 5, cache_write_long: 3, output: 40 }));
+    let usage = end.reported.expect("figures").usage;
+    assert_eq!(usage, Usage { input: 12, cache_write: 5, cache_write_long: 3, output: 40, ..Usage::default() });
     assert!(end.complete);
 }
 
@@ -258,10 +284,10 @@ fn anthropics_last_figures_hold_and_unsplit_cache_writes_cost_the_dearer_price()
 fn a_stream_that_breaks_off_has_no_final_usage() {
     let cut = OPENAI_STREAM.find("data: {\"id\":\"c\",\"choices\":[],").expect("the usage chunk");
     let (_, end) = through(OpenAIChat, true, &[&OPENAI_STREAM.as_bytes()[..cut + 20]]);
-    assert_eq!((end.usage, end.complete), (None, false));
+    assert_eq!((end.reported, end.complete), (None, false));
     let cut = ANTHROPIC_STREAM.find("event: message_delta").expect("the last figures");
     let (_, end) = through(AnthropicMessages, false, &[&ANTHROPIC_STREAM.as_bytes()[..cut]]);
-    assert_eq!((end.usage, end.complete, end.visible_output_bytes), (None, false, 5));
+    assert_eq!((end.reported, end.complete), (None, false));
 }
 
 proptest! {
@@ -284,7 +310,7 @@ fn an_endless_event_passes_through_unread() {
     let line = vec![b'x'; 3 << 20];
     let (seen, end) = through(OpenAIChat, true, &[b"data: ", &line[..2 << 20], &line[2 << 20..], b"\n\ndata: [DONE]\n\n"]);
     assert_eq!(seen.len(), 6 + line.len() + 16);
-    assert_eq!(end.usage, None);
+    assert_eq!(end.reported, None);
 }
 
 // ---- errors ----
@@ -292,7 +318,7 @@ fn an_endless_event_passes_through_unread() {
 #[test]
 fn an_error_has_the_providers_shape() {
     let of =
-        |protocol| serde_json::from_slice::<Value>(&error_response(protocol, ErrorKind::BudgetExceeded, "no \"money\"")).expect("JSON");
+        |protocol| serde_json::from_slice::<Value>(&error_answer(protocol, ErrorKind::BudgetExceeded, "no \"money\"").body).expect("JSON");
     assert_eq!(
         of(OpenAIChat),
         json!({"error": {"message": "no \"money\"", "type": "insufficient_quota", "param": null, "code": "spendkeeper_budget_exceeded"}})

@@ -1,36 +1,40 @@
 //! What an answer says it used.
 
-use serde::Deserialize;
-
-use super::{anthropic, openai};
+use super::format::format;
 use crate::core::policy::Protocol;
+use crate::core::tariff::ServiceTier;
 use crate::core::usage::Usage;
 
 /// A provider's own figures, in meters that do not overlap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportedUsage {
     pub usage: Usage,
     /// The model that answered, by the provider's name for it.
     pub model: Option<String>,
+    /// The service tier that the call was billed in, where the provider says so.
+    pub tier: Option<ServiceTier>,
+    /// Whether inference was bound to a region, where the provider says so.
+    pub regional: Option<bool>,
+    /// What the call used beyond `usage`: passes that the provider counts apart.
+    pub beyond: Vec<Beyond>,
 }
 
-#[derive(Deserialize)]
-struct Answer<U> {
-    model: Option<String>,
-    usage: Option<U>,
+/// Usage that a provider counts apart from the call's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// The model that it was of; `None` for the one that was called.
+    pub model: Option<String>,
+    pub usage: Usage,
+}
+
+impl ReportedUsage {
+    /// Figures without a word on tier, place or other models.
+    pub fn of(usage: Usage, model: Option<String>) -> ReportedUsage {
+        ReportedUsage { usage, model, ..ReportedUsage::default() }
+    }
 }
 
 /// Reads usage from a whole answer; `None` when it has none, which is not the same as zero.
 pub fn usage_of_body(protocol: Protocol, body: &[u8]) -> Option<ReportedUsage> {
-    let (usage, model) = match protocol {
-        Protocol::OpenAIChat => {
-            let answer: Answer<openai::usage::WireUsage> = serde_json::from_slice(body).ok()?;
-            (answer.usage?.meters()?, answer.model)
-        }
-        Protocol::AnthropicMessages => {
-            let answer: Answer<anthropic::usage::WireUsage> = serde_json::from_slice(body).ok()?;
-            (answer.usage?.meters()?, answer.model)
-        }
-    };
-    Some(ReportedUsage { usage, model })
+    (format(protocol).usage)(body)
 }

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::refusal::Refusal;
 use crate::core::dimensions::{Dimension, DimensionPolicy, Dimensions};
-use crate::core::policy::Protocol;
-use crate::llm::{self, ErrorKind};
+use crate::llm::address::{percent_decoded, recognise};
+use crate::llm::{self, Addressed, ErrorKind};
 
 /// Where outcomes are reported.
 pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
@@ -22,7 +22,7 @@ const SPEND_PREFIX: &str = "x-spend-";
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
-    Model(Protocol),
+    Model(Addressed),
     /// The models that may be asked for.
     Models,
     /// A shared service, and the path there.
@@ -31,7 +31,8 @@ pub enum Target<'a> {
         path: &'a str,
     },
     Outcomes,
-    Unknown,
+    /// Anything else that a provider may know.
+    Other,
 }
 
 /// Tells a request by its method and path. SDKs are pointed here with and without `/v1`, so both work.
@@ -41,17 +42,15 @@ pub fn target<'a>(method: &Method, path: &'a str) -> Target<'a> {
         return Target::Shared { name, path: &rest[name.len()..] };
     }
     match (method, path, path.strip_prefix("/v1").unwrap_or(path)) {
-        (&Method::POST, _, "/chat/completions") => Target::Model(Protocol::OpenAIChat),
-        (&Method::POST, _, "/messages") => Target::Model(Protocol::AnthropicMessages),
-        (&Method::GET, _, "/models") => Target::Models,
+        (&Method::GET, _, "/models") | (&Method::GET, "/openai/v1/models", _) => Target::Models,
         (&Method::POST, OUTCOMES_PATH, _) => Target::Outcomes,
-        _ => Target::Unknown,
+        (&Method::POST, _, _) => recognise(path).map_or(Target::Other, Target::Model),
+        _ => Target::Other,
     }
 }
 
 /// A call to a model, understood.
 pub struct Admitted {
-    pub protocol: Protocol,
     pub request: llm::Request,
     pub dimensions: Dimensions,
     /// What goes on to the provider.
@@ -67,7 +66,7 @@ pub struct Admitted {
 /// # Errors
 /// When its body is too large or cannot be understood.
 pub async fn admit<B>(
-    protocol: Protocol,
+    addressed: Addressed,
     request: Request<B>,
     policy: &DimensionPolicy,
     body_limit: usize,
@@ -80,11 +79,11 @@ where
     let started = Instant::now();
     let (mut parts, body) = request.into_parts();
     let body = read(body, body_limit).await?;
-    let request = llm::parse(protocol, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
+    let request = llm::parse(addressed, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
     let dimensions = dimensions(policy, &parts.headers);
     clean(&mut parts.headers);
     let query = parts.uri.query().map(str::to_owned);
-    Ok(Admitted { protocol, request, dimensions, headers: parts.headers, query, started, started_at_ms })
+    Ok(Admitted { request, dimensions, headers: parts.headers, query, started, started_at_ms })
 }
 
 /// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.
@@ -129,7 +128,7 @@ fn baggage(headers: &HeaderMap) -> BTreeMap<Dimension, String> {
     for member in lists.flat_map(|list| list.split(',')) {
         let pair = member.split(';').next().unwrap_or_default();
         let Some((key, value)) = pair.split_once('=') else { continue };
-        let (key, value) = (key.trim(), percent_decoded(value.trim()));
+        let (key, value) = (key.trim(), String::from_utf8_lossy(&percent_decoded(value.trim())).into_owned());
         if let Some(dimension) = key.strip_prefix("spend.").and_then(Dimension::from_name) {
             claims.insert(dimension, value);
         } else if let Some(dimension) = Dimension::from_name(key) {
@@ -137,26 +136,6 @@ fn baggage(headers: &HeaderMap) -> BTreeMap<Dimension, String> {
         }
     }
     claims
-}
-
-/// `%20` and the like as bytes; what is not UTF-8 then will be an unrecognised value.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let hex = |at: usize| tail.get(at).and_then(|b| (*b as char).to_digit(16));
-        match (first, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Headers between two neighbours (RFC 9110, section 7.6.1), which no proxy passes on.
@@ -205,6 +184,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
+    use crate::core::policy::Protocol;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
@@ -212,17 +192,18 @@ mod tests {
 
     #[test]
     fn requests_are_told_by_method_and_path_with_and_without_v1() {
-        let openai = Target::Model(Protocol::OpenAIChat);
+        let model = |protocol| Target::Model(Addressed::plain(protocol));
+        let openai = model(Protocol::OpenAIChat);
         for (method, path, expected) in [
             (Method::POST, "/v1/chat/completions", openai.clone()),
             (Method::POST, "/chat/completions", openai),
-            (Method::POST, "/v1/messages", Target::Model(Protocol::AnthropicMessages)),
+            (Method::POST, "/v1/messages", model(Protocol::AnthropicMessages)),
             (Method::GET, "/v1/models", Target::Models),
             (Method::POST, "/spend/v1/outcomes", Target::Outcomes),
             (Method::GET, "/shared/vectors/query/x", Target::Shared { name: "vectors", path: "/query/x" }),
             (Method::GET, "/shared/vectors", Target::Shared { name: "vectors", path: "" }),
-            (Method::GET, "/v1/chat/completions", Target::Unknown),
-            (Method::POST, "/v1/embeddings", Target::Unknown),
+            (Method::GET, "/v1/chat/completions", Target::Other),
+            (Method::POST, "/v1/files", Target::Other),
         ] {
             assert_eq!(target(&method, path), expected, "{path}");
         }
@@ -261,12 +242,5 @@ mod tests {
         assert_eq!(read(Full::new(Bytes::from_static(b"1234")), 4).await.unwrap(), "1234");
         let refusal = read(Full::new(Bytes::from_static(b"12345")), 4).await.unwrap_err();
         assert_eq!(refusal.kind, ErrorKind::TooLarge);
-    }
-
-    #[test]
-    fn what_is_not_percent_encoding_is_left_as_it_is() {
-        for (text, decoded) in [("a%20b", "a b"), ("100%", "100%"), ("%zz", "%zz"), ("%4", "%4"), ("%41", "A")] {
-            assert_eq!(percent_decoded(text), decoded);
-        }
     }
 }

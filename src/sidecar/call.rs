@@ -58,7 +58,7 @@ impl Sidecar {
 /// Makes a call. Once it is on its way it goes on to its end, even if the returned future is dropped.
 pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted) -> Response<ProxyBody> {
     Steadfast::new(async move {
-        let protocol = call.protocol;
+        let protocol = call.request.protocol();
         match answer(&sidecar, &snapshot, &call).await {
             Ok(response) => response,
             Err(refusal) => {
@@ -78,14 +78,21 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
 }
 
 /// Tries the chosen models in turn: the next when one fails, a cheaper tier when the budget is too small and says `Fit`.
-async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Snapshot, call: &Admitted) -> Result<Response<ProxyBody>, Refusal> {
+async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitted) -> Result<Response<ProxyBody>, Refusal> {
     let plan = route::plan(snapshot, call, sidecar.healthy())?;
     let mut candidates = VecDeque::from(plan.choice.candidates.clone());
     let mut failed = None;
     let mut first_refusal = None;
     while let Some(candidate) = candidates.pop_front() {
-        match reserve::reserve(sidecar, snapshot, call, &plan, &candidate).await {
-            Ok(reserved) => match forward::attempt(sidecar, snapshot, call, &plan, &candidate, reserved).await {
+        let outgoing = match plan.outgoing(&candidate) {
+            Ok(outgoing) => outgoing,
+            Err(refusal) => {
+                first_refusal.get_or_insert(refusal);
+                continue;
+            }
+        };
+        match reserve::reserve(sidecar, snapshot, call, &plan, &candidate, &outgoing.request).await {
+            Ok(reserved) => match forward::attempt(sidecar, snapshot, call, &plan, &candidate, outgoing, reserved).await {
                 Attempt::Answered(response) => return Ok(response),
                 Attempt::Failed(response) => failed = Some(response),
             },
@@ -111,7 +118,7 @@ fn cheaper(sidecar: &Sidecar, plan: &Plan<'_>, tier: Tier) -> Option<VecDeque<cr
 
 /// The record of a call that did not go upstream.
 fn refused(snapshot: &Snapshot, call: &Admitted, status: u16) -> CallRecord {
-    let mut record = blank(snapshot, call, CallKind::Model { protocol: call.protocol });
+    let mut record = blank(snapshot, call, CallKind::Model { protocol: call.request.protocol() });
     record.duration_ms = super::clock::elapsed_ms(call.started);
     (record.outcome, record.status) = (CallOutcome::Refused, status);
     record

@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
 use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme, Uri};
 
+use super::credential::Credential;
 use crate::channel::message::BackendCredential;
-use crate::channel::secret::Secret;
 use crate::core::budget::{BudgetError, BudgetSet};
 use crate::core::catalogue;
-use crate::core::policy::{Detector, Policy, Protocol, ResourceKey, Route};
+use crate::core::policy::{Detector, Policy, Provider, ResourceKey, Route};
 use crate::core::price::Catalogue;
 use crate::core::route::wanted_detectors;
 
@@ -42,8 +41,10 @@ pub struct ReadyBackend {
     /// `namespace/route/backend`.
     pub id: String,
     pub endpoint: Endpoint,
-    /// The header's value, marked sensitive; `None` passes the caller's own header on.
-    pub credential: Option<HeaderValue>,
+    /// `None` passes the caller's own on.
+    pub credential: Option<Credential>,
+    /// Its calls may be billed with a region's uplift.
+    pub may_be_regional: bool,
 }
 
 /// Why a policy cannot be used.
@@ -81,11 +82,13 @@ impl ReadyRoute {
         let ready = |backend: &crate::core::policy::Backend| {
             let place = || format!("ModelRoute {}, backend {}", route.key, backend.name);
             let given = credentials.iter().find(|c| c.route == route.key && c.backend == backend.name);
-            let header = given.map(|c| credential_header(backend.protocol, &c.value)).transpose();
+            let credential = given.map(|c| Credential::of(backend.provider, &c.value)).transpose();
             Ok(ReadyBackend {
                 id: format!("{}/{}", route.key, backend.name),
                 endpoint: Endpoint::parse(&backend.endpoint, place)?,
-                credential: header.map_err(|()| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone() })?,
+                credential: credential
+                    .map_err(|_| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone() })?,
+                may_be_regional: may_be_regional(backend.provider, &backend.endpoint),
             })
         };
         let backends = route.backends.iter().map(ready).collect::<Result<_, PolicyError>>()?;
@@ -97,14 +100,14 @@ impl ReadyRoute {
     }
 }
 
-fn credential_header(protocol: Protocol, secret: &Secret) -> Result<HeaderValue, ()> {
-    let text = match protocol {
-        Protocol::OpenAIChat => Secret::new(format!("Bearer {}", secret.expose())),
-        Protocol::AnthropicMessages => secret.clone(),
-    };
-    let mut value = HeaderValue::from_str(text.expose()).map_err(|_| ())?;
-    value.set_sensitive(true);
-    Ok(value)
+/// Whether calls may cost a region's uplift. OpenAI has hosts for its regions; Anthropic decides by the request and the workspace.
+fn may_be_regional(provider: Provider, endpoint: &str) -> bool {
+    let host = endpoint.split("://").nth(1).unwrap_or_default();
+    match provider {
+        Provider::Anthropic => true,
+        Provider::OpenAI => host.split('/').next().unwrap_or_default().ends_with(".api.openai.com"),
+        _ => false,
+    }
 }
 
 /// A base URL that paths are appended to.
@@ -158,6 +161,7 @@ pub fn put_in_force(in_force: &InForce, policy: Policy, credentials: &[BackendCr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::secret::Secret;
     use crate::core::policy::{Backend, RouteMode};
 
     fn endpoint(url: &str) -> Result<Endpoint, PolicyError> {
@@ -165,8 +169,14 @@ mod tests {
     }
 
     fn policy(generation: u64, url: &str) -> Policy {
-        let backend =
-            Backend { name: "b".into(), protocol: Protocol::OpenAIChat, endpoint: url.into(), has_credential: true, models: Vec::new() };
+        let backend = Backend {
+            name: "b".into(),
+            provider: Provider::OpenAI,
+            endpoint: url.into(),
+            service_tier: None,
+            has_credential: true,
+            models: Vec::new(),
+        };
         let route = Route {
             key: ResourceKey::new("a", "r"),
             backends: vec![backend],
@@ -205,8 +215,8 @@ mod tests {
     fn a_credential_is_a_header_that_is_never_printed() {
         let key = BackendCredential { route: ResourceKey::new("a", "r"), backend: "b".into(), value: Secret::new("sk-1".into()) };
         let snapshot = Snapshot::new(policy(1, "http://h"), &[key]).unwrap();
-        let header = snapshot.routes[0].backends[0].credential.clone().unwrap();
-        assert_eq!(header, "Bearer sk-1");
-        assert!(!format!("{header:?}").contains("sk-1"));
+        let credential = snapshot.routes[0].backends[0].credential.clone().unwrap();
+        assert!(matches!(&credential, Credential::Header(name, value) if name == "authorization" && value == "Bearer sk-1"));
+        assert!(!format!("{credential:?}").contains("sk-1"));
     }
 }

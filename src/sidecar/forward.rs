@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
 use http_body_util::{Either, Full};
 
@@ -10,17 +10,19 @@ use super::admit::{Admitted, remove_hop_by_hop};
 use super::body::ProxyBody;
 use super::call::{Sidecar, blank};
 use super::config::{ReadyBackend, Snapshot};
+use super::credential::Signed;
 use super::meter::{self, Metering};
 use super::refusal::Refusal;
 use super::reserve::{Reserved, WorstCase};
-use super::route::Plan;
+use super::route::{Outgoing, Plan};
 use super::settle::{Ending, OpenCall};
 use super::upstream::{Answer, SendError, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
-use crate::core::policy::{Model, Protocol};
+use crate::core::policy::{Model, Provider};
 use crate::core::route::Candidate;
-use crate::llm::{ErrorKind, Rewrite};
+use crate::llm::address::upstream_path;
+use crate::llm::{ErrorKind, Framing, Rewrite};
 
 /// How an attempt ended.
 pub enum Attempt {
@@ -33,17 +35,21 @@ pub enum Attempt {
 /// Sends a call to a candidate. It is charged or freed by whatever happens, also when the caller goes away.
 pub async fn attempt(
     sidecar: &Arc<Sidecar>,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     call: &Admitted,
     plan: &Plan<'_>,
     candidate: &Candidate,
+    outgoing: Outgoing<'_>,
     Reserved { reservation, worst, limits }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
-    let model = &plan.route.route.backends[candidate.backend].models[candidate.model];
-    let unusable =
-        |message: String| Attempt::Failed(Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(call.protocol));
-    let request = match request(call, backend, model, &worst) {
+    let (provider, model) = {
+        let declared = &plan.route.route.backends[candidate.backend];
+        (declared.provider, &declared.models[candidate.model])
+    };
+    let asked = call.request.protocol();
+    let unusable = |message: String| Attempt::Failed(Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(asked));
+    let request = match request(call, &outgoing, provider, backend, model, &worst, sidecar.accounts.clock.unix_ms()) {
         Ok(request) => request,
         Err(error) => return unusable(format!("the request cannot be made: {error}")),
     };
@@ -53,12 +59,15 @@ pub async fn attempt(
         Ok(open) => open,
         Err(error) => {
             let message = format!("the call cannot be accounted for, so it is not made: {error}");
-            return Attempt::Failed(Refusal::passing(ErrorKind::LedgerUnavailable, message).into_response(call.protocol));
+            return Attempt::Failed(Refusal::passing(ErrorKind::LedgerUnavailable, message).into_response(asked));
         }
     };
     sidecar.health.trying(&backend.id, sidecar.accounts.clock.monotonic_ms());
     match tokio::time::timeout(sidecar.settings.answer_timeout, sidecar.upstream.send(request)).await {
-        Ok(Ok(response)) => answered(sidecar, call, (backend, model), &worst, &limits, open, response).await,
+        Ok(Ok(response)) => {
+            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, response.status());
+            answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await
+        }
         Ok(Err(error)) => {
             sidecar.health.failed(&backend.id, sidecar.accounts.clock.monotonic_ms());
             let reason = with_causes(&error);
@@ -82,9 +91,9 @@ pub async fn attempt(
 
 async fn answered(
     sidecar: &Arc<Sidecar>,
-    call: &Admitted,
+    outgoing: &Outgoing<'_>,
     (backend, model): (&ReadyBackend, &Model),
-    worst: &WorstCase,
+    metering: Metering,
     limits: &[LimitKey],
     mut open: OpenCall,
     response: Response<Answer>,
@@ -101,16 +110,16 @@ async fn answered(
     }
     let head = Head::new(head, &model.name);
     if !status.is_success() {
-        let response = meter::error_answer(open, head, body, call.protocol).await;
+        let response = meter::error_answer(open, head, body, &metering).await;
         return if may_fall_back { Attempt::Failed(response) } else { Attempt::Answered(response) };
     }
-    let metering = Metering { protocol: call.protocol, rates: worst.rates, status: status.as_u16() };
-    let streamed = head.content_type().is_some_and(|t| t.starts_with("text/event-stream"));
-    let mut response = if streamed {
-        let hide_usage = call.request.stream() && !call.request.wants_usage();
-        meter::streamed_answer(open, head, body, metering, hide_usage, sidecar.settings.drain_timeout)
-    } else {
-        meter::whole_answer(open, head, body, metering).await
+    let streamed = outgoing.request.stream();
+    let mut response = match Framing::of(head.content_type().unwrap_or_default(), streamed) {
+        Some(framing) => {
+            let hide_usage = streamed && !outgoing.request.wants_usage();
+            meter::streamed_answer(open, head, body, metering, framing, hide_usage, sidecar.settings.drain_timeout)
+        }
+        None => meter::whole_answer(open, head, body, metering).await,
     };
     // A stream's own reservation still counts as spent here.
     let remaining = sidecar.accounts.leases.remaining(limits).map(|remaining| HeaderValue::from_str(&remaining.to_decimal()));
@@ -148,36 +157,44 @@ impl Head {
         self.parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()
     }
 
+    /// The body that follows is JSON, whatever the provider's was.
+    pub fn is_json(&mut self) {
+        self.parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+
     pub fn with(self, body: ProxyBody) -> Response<ProxyBody> {
         Response::from_parts(self.parts, body)
     }
 }
 
-fn request(call: &Admitted, backend: &ReadyBackend, model: &Model, worst: &WorstCase) -> Result<Request<UpstreamBody>, http::Error> {
-    let body = call.request.rewrite(&Rewrite {
+fn request(
+    call: &Admitted,
+    outgoing: &Outgoing<'_>,
+    provider: Provider,
+    backend: &ReadyBackend,
+    model: &Model,
+    worst: &WorstCase,
+    now_ms: i64,
+) -> Result<Request<UpstreamBody>, http::Error> {
+    let asked = &outgoing.request;
+    let body = asked.rewrite(&Rewrite {
         model: Some(model.name.clone()),
         max_output: Some(worst.cap),
-        include_usage: call.request.stream() && !call.request.wants_usage(),
+        include_usage: asked.stream() && !asked.wants_usage(),
     });
-    let uri = backend.endpoint.join(call.protocol.path(), call.query.as_deref())?;
-    let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
-    *request.headers_mut() = call.headers.clone();
+    // The query belongs to the caller's format.
+    let query = call.query.as_deref().filter(|_| outgoing.translation.is_none());
+    let uri = backend.endpoint.join(&upstream_path(provider, asked.addressed(), &model.name, query), None)?;
+    let mut headers = call.headers.clone();
+    if let Some(translation) = &outgoing.translation {
+        translation.headers(&mut headers);
+    }
     if let Some(credential) = &backend.credential {
-        authenticate(request.headers_mut(), call.protocol, credential.clone());
+        credential.apply(&mut headers, &Signed { uri: &uri, body: &body, now_ms });
     }
+    let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
+    *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// Puts the backend's credential in place of whatever the app sent.
-fn authenticate(headers: &mut HeaderMap, protocol: Protocol, credential: HeaderValue) {
-    for name in ["authorization", "x-api-key", "api-key"] {
-        headers.remove(name);
-    }
-    let name = match protocol {
-        Protocol::OpenAIChat => header::AUTHORIZATION,
-        Protocol::AnthropicMessages => HeaderName::from_static("x-api-key"),
-    };
-    headers.insert(name, credential);
 }
 
 /// The record of the call as it stands if nothing more is ever learnt of it: charged as reserved.
@@ -194,8 +211,8 @@ fn draft(snapshot: &Snapshot, call: &Admitted, plan: &Plan<'_>, candidate: &Cand
         usage: worst.usage(),
         cost: worst.amount().usd,
         outcome: CallOutcome::Unknown,
-        unpriced: worst.rates.is_none(),
-        ..blank(snapshot, call, CallKind::Model { protocol: call.protocol })
+        unpriced: worst.tariff.is_none(),
+        ..blank(snapshot, call, CallKind::Model { protocol: call.request.protocol() })
     }
 }
 
@@ -208,22 +225,4 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_backends_credential_replaces_whatever_the_app_sent() {
-        for (protocol, name, other) in
-            [(Protocol::OpenAIChat, "authorization", "x-api-key"), (Protocol::AnthropicMessages, "x-api-key", "authorization")]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert("authorization", HeaderValue::from_static("Bearer placeholder"));
-            headers.insert("x-api-key", HeaderValue::from_static("placeholder"));
-            authenticate(&mut headers, protocol, HeaderValue::from_static("real"));
-            assert_eq!((headers.get(name).unwrap(), headers.get(other)), (&HeaderValue::from_static("real"), None));
-        }
-    }
 }

@@ -179,6 +179,12 @@ impl Leases {
         self.note(back);
     }
 
+    /// A call needs less of what it drew than it thought: `surplus` is free again.
+    pub fn release(&self, lease: &LeaseId, surplus: Amount) {
+        let back = self.book().release(lease, surplus);
+        self.note(back);
+    }
+
     /// What one more call under exactly these limits could draw at once.
     pub fn free(&self, limits: &[LimitKey]) -> Amount {
         self.book().free(limits, self.clock.monotonic_ms())

@@ -5,49 +5,88 @@
 //! head can say what it cost.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 
 use super::body::{BodyError, ProxyBody};
+use super::config::Snapshot;
 use super::forward::Head;
 use super::refusal::Refusal;
+use super::reserve::WorstCase;
+use super::route::Outgoing;
 use super::settle::{Ending, OpenCall};
 use super::upstream::Answer;
 use crate::core::call::CallOutcome;
+use crate::core::money::PicoUsd;
 use crate::core::policy::Protocol;
-use crate::core::price::Rates;
+use crate::core::tariff::{AskedTier, Billing, ServiceTier};
 use crate::core::usage::Usage;
-use crate::llm::{ErrorKind, StreamEnd, StreamMeter, usage_of_body};
+use crate::llm::translate::Translation;
+use crate::llm::{ErrorKind, Framing, ReportedUsage, StreamEnd, StreamMeter, usage_of_body};
 
 /// The largest answer in one piece.
 const WHOLE_LIMIT: usize = 64 << 20;
 
-/// How an answer is read and priced.
-#[derive(Clone, Copy, Debug)]
+/// How an answer is read, priced and given to its caller.
 pub struct Metering {
-    pub protocol: Protocol,
-    /// `None` costs nothing: the budget lets the model through without a price.
-    pub rates: Option<Rates>,
-    pub status: u16,
+    snapshot: Arc<Snapshot>,
+    /// The provider's format.
+    protocol: Protocol,
+    translation: Option<Translation>,
+    worst: WorstCase,
+    /// Calls cost a region's uplift unless the provider says otherwise.
+    regional: bool,
+    status: u16,
 }
 
 impl Metering {
-    fn completed(&self, usage: Usage) -> Ending {
-        let cost = self.rates.map(|rates| rates.cost(&usage)).unwrap_or_default();
-        Ending::completed(self.status, usage, cost)
+    pub fn new(snapshot: &Arc<Snapshot>, outgoing: &Outgoing<'_>, worst: WorstCase, regional: bool, status: StatusCode) -> Metering {
+        Metering {
+            snapshot: Arc::clone(snapshot),
+            protocol: outgoing.request.protocol(),
+            translation: outgoing.translation.clone(),
+            worst,
+            regional,
+            status: status.as_u16(),
+        }
     }
 
-    /// What a stream's end means. Figures count only if they are final: at the protocol's end, or where the protocol says so.
+    /// The format of the caller.
+    fn asked(&self) -> Protocol {
+        self.translation.as_ref().map_or(self.protocol, |translation| translation.asked)
+    }
+
+    fn completed(&self, reported: &ReportedUsage) -> Ending {
+        let beyond = reported.beyond.iter().map(|beyond| &beyond.usage);
+        let usage = beyond.fold(reported.usage, |sum, more| sum.saturating_add(more));
+        Ending::completed(self.status, usage, self.cost(reported))
+    }
+
+    /// What the provider will bill. A tier that it does not name is the one that was asked for, and a model without a price of its own
+    /// costs what the one that was called does. Without any price a call costs nothing: its budget lets it through.
+    fn cost(&self, reported: &ReportedUsage) -> PicoUsd {
+        let Some(tariff) = &self.worst.tariff else { return PicoUsd::ZERO };
+        let asked = match self.worst.bound.tier {
+            AskedTier::Said(tier) => tier,
+            AskedTier::Unsaid => ServiceTier::Standard,
+        };
+        let billing = Billing { tier: reported.tier.unwrap_or(asked), regional: reported.regional.unwrap_or(self.regional) };
+        let price_of = |model: Option<&String>| self.snapshot.catalogue.latest(model?).map(|price| &price.tariff);
+        let beyond = reported.beyond.iter().map(|b| price_of(b.model.as_ref()).unwrap_or(tariff).cost(&b.usage, billing));
+        tariff.cost(&reported.usage, billing) + beyond.sum()
+    }
+
+    /// What a stream's end means. Figures count only if they are final: at the format's end, or where the format says so.
     fn ending(&self, end: &StreamEnd) -> Ending {
-        let is_final = end.complete || self.protocol == Protocol::AnthropicMessages;
-        match end.usage.filter(|_| is_final) {
-            Some(usage) if end.complete && !end.failed => self.completed(usage),
-            Some(usage) => Ending { outcome: CallOutcome::Interrupted, ..self.completed(usage) },
+        match &end.reported {
+            Some(reported) if end.complete && !end.failed => self.completed(reported),
+            Some(reported) => Ending { outcome: CallOutcome::Interrupted, ..self.completed(reported) },
             None if end.complete && !end.failed => Ending::as_reserved(CallOutcome::Unknown, self.status),
             None => Ending::as_reserved(CallOutcome::Interrupted, self.status),
         }
@@ -55,13 +94,16 @@ impl Metering {
 }
 
 /// An error of the provider's, which it does not charge.
-pub async fn error_answer(mut open: OpenCall, head: Head, body: Answer, protocol: Protocol) -> Response<ProxyBody> {
-    let status = head.status().as_u16();
+pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: &Metering) -> Response<ProxyBody> {
     let read = read_whole(&mut open, body).await;
-    open.settle(Ending::failed(status));
-    match read {
-        Ok(body) => head.with(ProxyBody::Full(Full::new(body))),
-        Err(reason) => broken_off(protocol, &reason),
+    open.settle(Ending::failed(metering.status));
+    match (read, &metering.translation) {
+        (Ok(body), None) => head.with(ProxyBody::Full(Full::new(body))),
+        (Ok(body), Some(translation)) => {
+            head.is_json();
+            head.with(ProxyBody::Full(Full::new(translation.error(metering.status, &body))))
+        }
+        (Err(reason), _) => broken_off(metering.asked(), &reason),
     }
 }
 
@@ -71,11 +113,11 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
         Ok(body) => body,
         Err(reason) => {
             open.settle(Ending::as_reserved(CallOutcome::Interrupted, 502));
-            return broken_off(metering.protocol, &reason);
+            return broken_off(metering.asked(), &reason);
         }
     };
     let ending = match usage_of_body(metering.protocol, &body) {
-        Some(reported) => metering.completed(reported.usage),
+        Some(reported) => metering.completed(&reported),
         None => Ending::as_reserved(CallOutcome::Unknown, metering.status),
     };
     let cost = ending.charge.map(|(_, cost)| cost.to_decimal());
@@ -83,7 +125,14 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
     if let Some(cost) = cost.and_then(|cost| HeaderValue::from_str(&cost).ok()) {
         head.headers_mut().insert("x-spend-cost-usd", cost);
     }
-    head.with(ProxyBody::Full(Full::new(body)))
+    let Some(translation) = &metering.translation else { return head.with(ProxyBody::Full(Full::new(body))) };
+    match translation.answer(&body) {
+        Ok(body) => {
+            head.is_json();
+            head.with(ProxyBody::Full(Full::new(body)))
+        }
+        Err(reason) => broken_off(metering.asked(), &reason),
+    }
 }
 
 async fn read_whole(open: &mut OpenCall, mut body: Answer) -> Result<Bytes, String> {
@@ -108,14 +157,21 @@ fn broken_off(protocol: Protocol, reason: &str) -> Response<ProxyBody> {
 /// An answer that streams.
 pub fn streamed_answer(
     open: OpenCall,
-    head: Head,
+    mut head: Head,
     body: Answer,
     metering: Metering,
+    framing: Framing,
     hide_usage: bool,
     drain_timeout: Duration,
 ) -> Response<ProxyBody> {
-    let meter = StreamMeter::new(metering.protocol, hide_usage);
-    let stream = Stream { upstream: body, meter, open, metering };
+    let meter = match &metering.translation {
+        None => StreamMeter::new(metering.protocol, framing, hide_usage),
+        Some(translation) => {
+            head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            StreamMeter::translating(metering.protocol, framing, translation.stream())
+        }
+    };
+    let stream = Stream { upstream: body, meter, open, metering, input_known: false };
     head.with(ProxyBody::Metered(Box::new(MeteredBody { stream: Some(stream), drain_timeout })))
 }
 
@@ -131,13 +187,24 @@ struct Stream {
     meter: StreamMeter,
     open: OpenCall,
     metering: Metering,
+    /// The provider has said what the input was.
+    input_known: bool,
 }
 
 impl Stream {
     fn take_in(&mut self, frame: Frame<Bytes>) -> Option<Bytes> {
         let data = frame.into_data().ok()?;
         self.open.count_bytes(data.len());
-        Some(self.meter.push(data)).filter(|shown| !shown.is_empty())
+        let shown = self.meter.push(data);
+        if !self.input_known
+            && let Some(input) = self.meter.tally().input
+        {
+            self.input_known = true;
+            if let Some(worst) = self.metering.worst.amount_after(&input) {
+                self.open.needs_no_more_than(worst, Usage { output: self.metering.worst.bound.output, ..input });
+            }
+        }
+        Some(shown).filter(|shown| !shown.is_empty())
     }
 
     fn settle(self) {
@@ -201,35 +268,50 @@ impl Drop for MeteredBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::money::PicoUsd;
+    use crate::core::policy::Policy;
+    use crate::core::tariff::{CostBound, Rates, Tariff};
+    use crate::llm::usage::Beyond;
 
-    fn metering(protocol: Protocol) -> Metering {
-        let price = PicoUsd(2);
-        let rates = Rates { input: price, cached_read: price, cache_write: price, cache_write_long: price, output: price };
-        Metering { protocol, rates: Some(rates), status: 200 }
+    fn metering() -> Metering {
+        let bound = CostBound { input: 100, output: 100, media: false, web_searches: 0, tier: AskedTier::Unsaid, regional: false };
+        let tariff = Some(Arc::new(Tariff::flat(Rates::plain(PicoUsd(2), PicoUsd(2)))));
+        Metering {
+            snapshot: Arc::new(Snapshot::new(Policy::default(), &[]).unwrap()),
+            protocol: Protocol::OpenAIChat,
+            translation: None,
+            worst: WorstCase { bound, cap: 100, choices: 1, one_pass: true, tariff },
+            regional: false,
+            status: 200,
+        }
     }
 
-    fn end(usage: bool, complete: bool, failed: bool) -> StreamEnd {
-        let usage = usage.then_some(Usage { input: 3, output: 4, ..Usage::default() });
-        StreamEnd { usage, complete, failed, ..StreamEnd::default() }
+    fn usage() -> Usage {
+        Usage { input: 3, output: 4, ..Usage::default() }
     }
 
     #[test]
     fn a_stream_is_charged_by_final_figures_and_else_as_reserved() {
         use CallOutcome::{Completed, Interrupted, Unknown};
-        use Protocol::{AnthropicMessages, OpenAIChat};
-        let figures = Some(PicoUsd(14));
-        for (protocol, end, outcome, cost) in [
-            (OpenAIChat, end(true, true, false), Completed, figures),
-            (AnthropicMessages, end(true, true, false), Completed, figures),
-            (OpenAIChat, end(true, false, false), Interrupted, None),
-            (AnthropicMessages, end(true, false, false), Interrupted, figures),
-            (OpenAIChat, end(false, false, false), Interrupted, None),
-            (OpenAIChat, end(false, true, true), Interrupted, None),
-            (OpenAIChat, end(false, true, false), Unknown, None),
+        for (figures, complete, failed, outcome, cost) in [
+            (true, true, false, Completed, Some(PicoUsd(14))),
+            (true, false, false, Interrupted, Some(PicoUsd(14))),
+            (false, false, false, Interrupted, None),
+            (false, true, true, Interrupted, None),
+            (false, true, false, Unknown, None),
         ] {
-            let ending = metering(protocol).ending(&end);
-            assert_eq!((ending.outcome, ending.charge.map(|(_, cost)| cost)), (outcome, cost), "{protocol:?} {end:?}");
+            let reported = figures.then(|| ReportedUsage::of(usage(), None));
+            let ending = metering().ending(&StreamEnd { reported, complete, failed });
+            assert_eq!((ending.outcome, ending.charge.map(|(_, cost)| cost)), (outcome, cost), "{figures} {complete} {failed}");
         }
+    }
+
+    #[test]
+    fn passes_of_other_models_are_charged_at_their_own_price_and_all_tokens_are_counted() {
+        let opus = crate::core::catalogue::embedded().latest("claude-opus-5").unwrap();
+        let beyond = vec![Beyond { model: Some("claude-opus-5".to_owned()), usage: usage() }, Beyond { model: None, usage: usage() }];
+        let ending = metering().completed(&ReportedUsage { beyond, ..ReportedUsage::of(usage(), None) });
+        let (used, cost) = ending.charge.unwrap();
+        assert_eq!((used.input, used.output), (9, 12));
+        assert_eq!(cost, PicoUsd(28) + opus.tariff.cost(&usage(), Billing::default()));
     }
 }

@@ -23,6 +23,7 @@ pub mod body;
 pub mod call;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod file;
 pub mod forward;
 pub mod health;

@@ -13,7 +13,7 @@ use crate::core::amount::Unit;
 use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::money::PicoUsd;
 use crate::core::policy::{CalendarPeriod, Protocol, Window};
-use crate::llm::{ErrorKind, error_response};
+use crate::llm::{ErrorKind, error_answer};
 
 /// The longest `Retry-After`: a month.
 const LONGEST_RETRY_S: i64 = 31 * 24 * 3600;
@@ -55,10 +55,13 @@ impl Refusal {
     }
 
     pub fn into_response(self, protocol: Protocol) -> Response<ProxyBody> {
-        let body = error_response(protocol, self.kind, &self.message);
-        let mut response = Response::new(ProxyBody::Full(Full::new(body)));
-        *response.status_mut() = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let answer = error_answer(protocol, self.kind, &self.message);
+        let mut response = Response::new(ProxyBody::Full(Full::new(answer.body)));
+        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
+        if let Some((name, value)) = answer.header {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert("x-spend-refusal", HeaderValue::from_static(self.kind.code()));
         // The official SDKs of both providers obey this header before anything else.

@@ -14,10 +14,10 @@ use crate::core::budget::Applicable;
 use crate::core::cel::CallFacts;
 use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::policy::UnpricedModels;
-use crate::core::price::Rates;
 use crate::core::route::Candidate;
+use crate::core::tariff::{AskedTier, CostBound, Tariff};
 use crate::core::usage::Usage;
-use crate::llm::ErrorKind;
+use crate::llm::{ErrorKind, Request};
 
 /// A call whose answer is cut shorter than this is not worth making.
 const LEAST_OUTPUT: u64 = 16;
@@ -25,29 +25,39 @@ const LEAST_OUTPUT: u64 = 16;
 const FITTINGS: usize = 3;
 
 /// A call's worst case with one model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorstCase {
-    pub input: u64,
+    /// `bound.output` is the cap of every choice.
+    pub bound: CostBound,
     /// Cap of one choice.
     pub cap: u64,
     pub choices: u64,
+    /// True when the model reads its input once, so that its size is known when the provider first says it.
+    pub one_pass: bool,
     /// `None` when the model has no price.
-    pub rates: Option<Rates>,
+    pub tariff: Option<Arc<Tariff>>,
 }
 
 impl WorstCase {
     /// Every token of the bound, counted once.
     pub fn usage(&self) -> Usage {
-        Usage { input: self.input, output: self.output(), ..Usage::default() }
+        Usage { input: self.bound.input, output: self.bound.output, web_searches: self.bound.web_searches, ..Usage::default() }
     }
 
     pub fn amount(&self) -> Amount {
-        let usd = self.rates.map(|rates| rates.worst_case(self.input, self.output())).unwrap_or_default();
-        Amount { usd, tokens: i64::try_from(self.usage().total()).unwrap_or(i64::MAX), requests: 1 }
+        let usd = self.tariff.as_ref().map(|tariff| tariff.worst_case(&self.bound)).unwrap_or_default();
+        Amount { usd, tokens: tokens(self.bound.input.saturating_add(self.bound.output)), requests: 1 }
     }
 
-    fn output(&self) -> u64 {
-        self.cap.saturating_mul(self.choices)
+    /// What it still may cost once the provider has said what the input was; `None` when there may be more input to come.
+    pub fn amount_after(&self, input: &Usage) -> Option<Amount> {
+        let usd = self.tariff.as_ref().map(|tariff| tariff.worst_case_after(input, &self.bound)).unwrap_or_default();
+        let amount = Amount { usd, tokens: tokens(input.total_input().saturating_add(self.bound.output)), requests: 1 };
+        self.one_pass.then_some(amount)
+    }
+
+    fn with_cap(&self, cap: u64) -> WorstCase {
+        WorstCase { cap, bound: CostBound { output: cap.saturating_mul(self.choices), ..self.bound }, ..self.clone() }
     }
 
     /// The largest cap that fits into what is left; `None` when not even [`LEAST_OUTPUT`] does.
@@ -55,8 +65,11 @@ impl WorstCase {
         let mut cap = self.cap.checked_sub(1)?;
         for shortfall in shortfalls {
             let (fixed, each) = match shortfall.unit {
-                Unit::Usd => (self.rates?.worst_case(self.input, 0).0, self.rates?.output.0),
-                Unit::Tokens => (self.input.into(), 1),
+                Unit::Usd => {
+                    let tariff = self.tariff.as_ref()?;
+                    (tariff.worst_case(&CostBound { output: 0, ..self.bound }).0, tariff.highest_output(&self.bound).0)
+                }
+                Unit::Tokens => (self.bound.input.into(), 1),
                 // A call counts as one however short it is.
                 Unit::Requests => return None,
             };
@@ -65,8 +78,12 @@ impl WorstCase {
             let affordable = left.checked_div(each.saturating_mul(self.choices.into()))?;
             cap = cap.min(u64::try_from(affordable).unwrap_or(u64::MAX));
         }
-        (cap >= LEAST_OUTPUT).then_some(WorstCase { cap, ..*self })
+        (cap >= LEAST_OUTPUT).then(|| self.with_cap(cap))
     }
+}
+
+fn tokens(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A call that may be made.
@@ -94,6 +111,7 @@ pub async fn reserve(
     call: &Admitted,
     plan: &Plan<'_>,
     candidate: &Candidate,
+    request: &Request,
 ) -> Result<Reserved, Refused> {
     let backend = &plan.route.route.backends[candidate.backend];
     let model = &backend.models[candidate.model];
@@ -113,12 +131,25 @@ pub async fn reserve(
         tier: Some(model.tier),
     };
     let budgets = snapshot.budgets.applicable(&facts);
-    check_price(&budgets, call, &model.name, candidate)?;
-    let cap = match call.request.max_output() {
+    check_price(&budgets, request, &model.name, candidate)?;
+    let cap = match request.max_output() {
         Some(_) => candidate.output_limit,
         None => candidate.output_limit.min(sidecar.settings.default_max_output),
     };
-    let worst = WorstCase { input: call.request.input_bound(), cap, choices: call.request.choices(), rates: candidate.rates };
+    let tier = match (request.tier(), backend.service_tier) {
+        (AskedTier::Unsaid, Some(tier)) => AskedTier::Said(tier),
+        (asked, _) => asked,
+    };
+    let bound = CostBound {
+        input: request.billable_input(model.context_window),
+        output: 0,
+        media: request.has_media(),
+        web_searches: request.web_searches(),
+        tier,
+        regional: plan.route.backends[candidate.backend].may_be_regional,
+    };
+    let one_pass = request.reads_input_once();
+    let worst = WorstCase { bound, cap: 0, choices: request.choices(), one_pass, tariff: candidate.tariff.clone() }.with_cap(cap);
     draw(sidecar, snapshot, budgets, worst).await
 }
 
@@ -160,25 +191,27 @@ async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut w
 }
 
 /// What has no price cannot be held to a budget, unless the budget says so.
-fn check_price(budgets: &Applicable, call: &Admitted, model: &str, candidate: &Candidate) -> Result<(), Refused> {
+fn check_price(budgets: &Applicable, request: &Request, model: &str, candidate: &Candidate) -> Result<(), Refused> {
     if budgets.leased.is_empty() || budgets.unpriced == UnpricedModels::Allow {
         return Ok(());
     }
     let refused = |message: String| Err(Refused { refusal: Refusal::new(ErrorKind::Unpriced, message), fit: false });
-    if candidate.rates.is_none() {
+    let Some(tariff) = &candidate.tariff else {
         return refused(format!(
             "model {model:?} has no price, so no budget can be kept with it; give it one in the ModelRoute's \
              spec.backends[].models[].price, or set unpricedModels: Allow in the AIBudget"
         ));
+    };
+    let searches = (request.web_searches() > 0 && tariff.web_search.is_none()).then_some("web search");
+    let unpriced: Vec<&str> = request.surcharges().iter().map(String::as_str).chain(searches).collect();
+    if unpriced.is_empty() {
+        return Ok(());
     }
-    match call.request.surcharges() {
-        [] => Ok(()),
-        surcharges => refused(format!(
-            "{} is billed beyond the tokens at list price, and has no price here; leave it out, or set unpricedModels: Allow in \
-             the AIBudget",
-            surcharges.join(", ")
-        )),
-    }
+    refused(format!(
+        "{} is billed beyond the call's tokens, and nothing bounds its cost here; leave it out, limit its uses where it has such a limit, \
+         or set unpricedModels: Allow in the AIBudget",
+        unpriced.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -188,11 +221,19 @@ mod tests {
     use super::*;
     use crate::core::limit::LimitKey;
     use crate::core::money::PicoUsd;
+    use crate::core::tariff::{Rates, ServiceTier};
 
     fn worst(cap: u64, choices: u64) -> WorstCase {
-        let price = PicoUsd(2);
-        let rates = Rates { input: price, cached_read: price, cache_write: PicoUsd(3), cache_write_long: price, output: PicoUsd(10) };
-        WorstCase { input: 100, cap, choices, rates: Some(rates) }
+        let rates = Rates { cache_write: PicoUsd(3), ..Rates::plain(PicoUsd(2), PicoUsd(10)) };
+        let bound = CostBound {
+            input: 100,
+            output: 0,
+            media: false,
+            web_searches: 0,
+            tier: AskedTier::Said(ServiceTier::Standard),
+            regional: false,
+        };
+        WorstCase { bound, cap, choices, one_pass: true, tariff: Some(Arc::new(Tariff::flat(rates))) }.with_cap(cap)
     }
 
     fn short(unit: Unit, left: i128) -> Shortfall {

@@ -75,9 +75,10 @@ async fn handle(sidecar: Arc<Sidecar>, request: Request<Incoming>) -> Response<P
     let target = target(request.method(), &path);
     let Some(snapshot) = sidecar.in_force.load_full() else { return not_ready(&target) };
     match target {
-        Target::Model(protocol) => {
+        Target::Model(addressed) => {
+            let protocol = addressed.protocol;
             let (limit, now_ms) = (sidecar.settings.body_limit, sidecar.accounts.clock.unix_ms());
-            match admit(protocol, request, &snapshot.policy.dimensions, limit, now_ms).await {
+            match admit(addressed, request, &snapshot.policy.dimensions, limit, now_ms).await {
                 Ok(call) => make(sidecar, snapshot, call).await,
                 Err(refusal) => {
                     sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
@@ -88,14 +89,14 @@ async fn handle(sidecar: Arc<Sidecar>, request: Request<Incoming>) -> Response<P
         Target::Models => models(&snapshot, &request),
         Target::Shared { name, path } => shared::pass(sidecar, snapshot, request, name, path).await,
         Target::Outcomes => outcomes::take(&sidecar, &snapshot, request).await,
-        Target::Unknown => unknown(request.method().as_str(), &path),
+        Target::Other => unknown(request.method().as_str(), &path),
     }
 }
 
 fn not_ready(target: &Target<'_>) -> Response<ProxyBody> {
     const MESSAGE: &str = "the sidecar has no policy yet: it waits for the operator; try again shortly";
     match target {
-        Target::Model(protocol) => Refusal::passing(ErrorKind::NotReady, MESSAGE).into_response(*protocol),
+        Target::Model(addressed) => Refusal::passing(ErrorKind::NotReady, MESSAGE).into_response(addressed.protocol),
         _ => plain_error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", MESSAGE),
     }
 }

@@ -67,6 +67,7 @@ impl Reservation {
             accounts: Arc::clone(&self.accounts),
             lease: self.lease.take(),
             unleased: std::mem::take(&mut self.unleased),
+            held: self.amount,
             draft: Some(Box::new(draft)),
             started,
             first_byte_ms: None,
@@ -88,6 +89,8 @@ pub struct OpenCall {
     accounts: Arc<Accounts>,
     lease: Option<LeaseId>,
     unleased: Vec<LimitKey>,
+    /// What of its reservation is still set aside.
+    held: Amount,
     /// `None` once it is settled.
     draft: Option<Box<CallRecord>>,
     started: Instant,
@@ -133,6 +136,26 @@ impl OpenCall {
         self.bytes += bytes as u64;
     }
 
+    /// No more than `worst` can be charged any more, all of it for `usage`: what was set aside beyond it is free again.
+    pub fn needs_no_more_than(&mut self, worst: Amount, usage: Usage) {
+        let worst = worst.min(self.held);
+        let (Some(lease), Some(draft)) = (&self.lease, &mut self.draft) else { return };
+        if worst == self.held {
+            return;
+        }
+        let mut lower = draft.clone();
+        (lower.reserved, lower.cost, lower.usage) = (worst, worst.usd, usage);
+        // What would be charged after a crash is lowered before anybody else may draw the difference.
+        match self.accounts.journal.opened(&lower, self.lease.as_ref(), &self.unleased) {
+            Ok(()) => {
+                self.accounts.leases.release(lease, self.held - worst);
+                self.held = worst;
+                (draft.cost, draft.usage) = (lower.cost, lower.usage);
+            }
+            Err(error) => tracing::debug!(%error, "a call keeps all that it has reserved"),
+        }
+    }
+
     /// Ends the call: its cost is charged, and the rest of what it had reserved is free again.
     pub fn settle(mut self, ending: Ending) {
         self.end(ending);
@@ -163,7 +186,7 @@ impl OpenCall {
             }
         }
         if let Some(lease) = self.lease.take() {
-            self.accounts.leases.settle(&lease, reserved, cost);
+            self.accounts.leases.settle(&lease, self.held, cost);
         }
     }
 }

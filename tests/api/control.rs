@@ -238,13 +238,13 @@ async fn a_price_list_in_the_operators_namespace_reaches_the_sidecars() {
     scene.create(map).await.unwrap();
     // Its sizes are in the list, too.
     let model = json!({"name": "prices-model", "tier": "economy"});
-    let backend = json!({"name": "one", "protocol": "OpenAIChat", "endpoint": "http://127.0.0.1:1", "models": [model]});
+    let backend = json!({"name": "one", "provider": "OpenAI", "endpoint": "http://127.0.0.1:1", "models": [model]});
     scene.create(ours("ModelRoute", "models", json!({"backends": [backend]}))).await.unwrap();
     let workload = Workload::start(&scene, injected("bot")).await;
     let mut pushes = Box::pin(workload.channel().watch().await.unwrap());
     let push = pushed(&mut pushes, |p| p.routes.len() == 1 && !p.prices.is_empty()).await;
     let price = &push.policy.unwrap().prices[0];
-    assert_eq!((price.model.as_str(), price.rates.input.0, price.rates.output.0), ("prices-model", 3_000_000, 9_000_000));
+    assert_eq!((price.model.as_str(), price.tariff.list().input.0, price.tariff.list().output.0), ("prices-model", 3_000_000, 9_000_000));
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(scene.client.clone(), SYSTEM);
     maps.delete("prices-test", &DeleteParams::default()).await.unwrap();
 }

@@ -91,7 +91,7 @@ async fn a_bad_budget_is_refused_with_field_and_remedy() {
 async fn a_bad_route_is_refused_with_field_and_remedy() {
     let scene = Scene::new("bad-routes").await;
     let model = json!({"name": "gpt-5.4", "tier": "frontier"});
-    let backend = json!({"name": "b", "protocol": "OpenAIChat", "endpoint": "https://api.openai.com", "models": [model]});
+    let backend = json!({"name": "b", "provider": "OpenAI", "endpoint": "https://api.openai.com", "models": [model]});
     let good = json!({"backends": [backend]});
     let of_backend = |more: Value| json!({"backends": [with(&backend, more)]});
     let of_model = |more: Value| of_backend(json!({"models": [with(&model, more)]}));
@@ -101,7 +101,7 @@ async fn a_bad_route_is_refused_with_field_and_remedy() {
         (json!({}), "spec.backends", "Required"),
         (json!({"backends": []}), "spec.backends", "at least 1"),
         (of_backend(json!({"name": "B!"})), "spec.backends[0].name", "should match"),
-        (of_backend(json!({"protocol": "Gopher"})), "spec.backends[0].protocol", "\"AnthropicMessages\""),
+        (of_backend(json!({"provider": "Gopher"})), "spec.backends[0].provider", "\"AzureOpenAI\""),
         (of_backend(json!({"endpoint": "ftp://x"})), "spec.backends[0].endpoint", "should match"),
         (of_backend(json!({"credentials": {}})), "spec.backends[0].credentials.name", "Required"),
         (of_backend(json!({"models": []})), "spec.backends[0].models", "at least 1"),
@@ -176,7 +176,7 @@ async fn everything_that_is_wrong_is_said_at_once() {
 async fn what_a_resource_leaves_out_is_filled_in() {
     let scene = Scene::new("defaults").await;
     let model = json!({"name": "gpt-5.4", "tier": "frontier"});
-    let backend = json!({"name": "b", "protocol": "OpenAIChat", "endpoint": "https://x", "credentials": {"name": "s"}, "models": [model]});
+    let backend = json!({"name": "b", "provider": "OpenAI", "endpoint": "https://x", "credentials": {"name": "s"}, "models": [model]});
     let table = [
         (
             "AIBudget",

@@ -215,5 +215,5 @@ pub fn budget(name: &str, limit: Value) -> Value {
 pub fn route(name: &str, endpoint: &str) -> Value {
     let model = |name: &str, tier: &str, price: &str| json!({"name": name, "tier": tier, "contextWindow": 200_000, "maxOutput": 100_000, "price": {"input": price, "output": price}});
     let models = [model("big", "frontier", "10"), model("small", "economy", "1")];
-    ours("ModelRoute", name, json!({"backends": [{"name": "one", "protocol": "OpenAIChat", "endpoint": endpoint, "models": models}]}))
+    ours("ModelRoute", name, json!({"backends": [{"name": "one", "provider": "OpenAI", "endpoint": endpoint, "models": models}]}))
 }

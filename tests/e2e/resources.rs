@@ -41,12 +41,12 @@ const BAD: [(&str, &str, &[&str]); 6] = [
     ("AIBudget", "{scope: {match: 'call.teem == 1'}, limits: [{name: x, usd: '1', period: Day}]}", &["match", "teem"]),
     (
         "ModelRoute",
-        "{backends: [{name: a, protocol: OpenAIChat, endpoint: 'ftp://x', models: [{name: m, tier: economy}]}]}",
+        "{backends: [{name: a, provider: OpenAI, endpoint: 'ftp://x', models: [{name: m, tier: economy}]}]}",
         &["endpoint", "http"],
     ),
     (
         "ModelRoute",
-        "{backends: [{name: a, protocol: OpenAIChat, endpoint: 'https://x', models: [{name: m, tier: cheap}]}]}",
+        "{backends: [{name: a, provider: OpenAI, endpoint: 'https://x', models: [{name: m, tier: cheap}]}]}",
         &["tier", "economy"],
     ),
     ("CostAllocation", "{owners: [{name: a, match: 'true'}, {name: a, match: 'false'}]}", &["owners", "same name"]),

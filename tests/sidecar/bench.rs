@@ -47,8 +47,8 @@ pub fn policy_at(address: &str, budgets: &str, attempts: u32) -> String {
     };
     format!(
         "{budgets}---\nkind: ModelRoute\nmetadata: {{name: r}}\nspec:\n  backends:\n\
-         \x20 - {{name: one, protocol: OpenAIChat, endpoint: \"{address}\", credentials: {{name: one}}, models: {}}}\n\
-         \x20 - {{name: two, protocol: AnthropicMessages, endpoint: \"{address}\", models: {}}}\n\
+         \x20 - {{name: one, provider: OpenAI, endpoint: \"{address}\", credentials: {{name: one}}, models: {}}}\n\
+         \x20 - {{name: two, provider: Anthropic, endpoint: \"{address}\", models: {}}}\n\
          \x20 fallback: {{attempts: {attempts}}}\n",
         models("o-"),
         models("a-")

@@ -1,13 +1,15 @@
 //! ModelRoute specs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{ParseError, Problems, positive};
 use crate::api::route::{BackendModel, ModelRouteSpec, PriceOverride, RouteBackend, RouteRule};
 use crate::core::dimensions::Dimension;
 use crate::core::money::{MoneyError, PicoUsd};
 use crate::core::policy::{Backend, ComplexityThresholds, Model, ResourceKey, Route, SensitivityRule, TierRule};
-use crate::core::price::{Catalogue, ModelPrice, Rates};
+use crate::core::price::{Catalogue, ModelPrice};
+use crate::core::tariff::{Rates, Tariff};
 
 /// The day that a route's own prices carry: later than any list price's, so that they are the latest.
 const ALWAYS: &str = "9999-12-31";
@@ -105,7 +107,8 @@ fn backend(field: &str, backend: &RouteBackend, catalogue: &Catalogue, prices: &
     }
     Backend {
         name: backend.name.clone(),
-        protocol: backend.protocol,
+        provider: backend.provider,
+        service_tier: backend.service_tier,
         endpoint: endpoint.to_owned(),
         has_credential: backend.credentials.is_some(),
         models,
@@ -113,7 +116,7 @@ fn backend(field: &str, backend: &RouteBackend, catalogue: &Catalogue, prices: &
 }
 
 fn model(field: &str, model: &BackendModel, catalogue: &Catalogue, problems: &mut Problems) -> Option<Model> {
-    let listed = catalogue.latest(&model.name);
+    let listed = catalogue.latest(model.base_model.as_ref().unwrap_or(&model.name));
     let mut size = |name: &str, own: Option<i64>, listed: Option<u64>| match own {
         Some(own) => problems.check(format!("{field}.{name}"), positive(own)),
         None if listed.is_some() => listed,
@@ -131,6 +134,8 @@ fn model(field: &str, model: &BackendModel, catalogue: &Catalogue, problems: &mu
         capabilities: model.capabilities.iter().copied().collect(),
         context_window: context_window?,
         max_output: max_output?,
+        // A price of its own stands under its own name.
+        base_model: model.base_model.clone().filter(|_| model.price.is_none()),
         residency: model.residency.clone().unwrap_or_default(),
     })
 }
@@ -145,7 +150,7 @@ fn own_price(field: &str, model: &BackendModel, own: &PriceOverride, problems: &
         model: model.name.clone(),
         effective_from: ALWAYS.to_owned(),
         source: "ModelRoute".to_owned(),
-        rates: Rates { input, cached_read, cache_write, cache_write_long: cache_write, output },
+        tariff: Arc::new(Tariff::flat(Rates { cached_read, cache_write, cache_write_long: cache_write, ..Rates::plain(input, output) })),
         context_window: None,
         max_output: None,
     })

@@ -47,8 +47,8 @@ fn every_problem_of_a_budget_is_named_at_once() {
 #[test]
 fn every_problem_of_a_route_is_named_at_once() {
     let spec = json!({"backends": [
-        {"name": "b", "protocol": "OpenAIChat", "endpoint": "ftp://x", "models": [{"name": "unheard-of", "tier": "economy"}]},
-        {"name": "b", "protocol": "OpenAIChat", "endpoint": "https://x", "models": [{"name": "gpt-5.4", "tier": "frontier", "price": {"input": "-1", "output": "0.0000001"}}]}],
+        {"name": "b", "provider": "OpenAI", "endpoint": "ftp://x", "models": [{"name": "unheard-of", "tier": "economy"}]},
+        {"name": "b", "provider": "OpenAI", "endpoint": "https://x", "models": [{"name": "gpt-5.4", "tier": "frontier", "price": {"input": "-1", "output": "0.0000001"}}]}],
         "policy": {"complexity": {"standard": 80, "frontier": 20}, "sensitivity": [{"detectors": ["Email"], "backends": ["c"]}]},
         "aliases": [{"name": "gpt-5.4"}]});
     let error = route(key(), &serde_json::from_value(spec).expect("a spec"), catalogue::embedded()).expect_err("invalid");
@@ -64,12 +64,12 @@ fn every_problem_of_a_route_is_named_at_once() {
 
 #[test]
 fn sizes_and_prices_come_from_the_catalogue_unless_the_route_says() {
-    let spec = json!({"backends": [{"name": "b", "protocol": "OpenAIChat", "endpoint": "https://x/", "models": [
+    let spec = json!({"backends": [{"name": "b", "provider": "OpenAI", "endpoint": "https://x/", "models": [
         {"name": "gpt-5.4", "tier": "frontier"}, {"name": "own", "tier": "economy", "contextWindow": 8192, "maxOutput": 512, "price": {"input": "0", "output": "1.5"}}]}]});
     let (route, prices) = route(key(), &serde_json::from_value(spec).expect("a spec"), catalogue::embedded()).expect("valid");
     assert_eq!(route.backends[0].endpoint, "https://x");
     assert_eq!((route.backends[0].models[0].context_window, route.backends[0].models[0].max_output), (1_050_000, 128_000));
-    assert_eq!(prices.iter().map(|p| (p.model.as_str(), p.rates.output.0)).collect::<Vec<_>>(), [("own", 1_500_000)]);
+    assert_eq!(prices.iter().map(|p| (p.model.as_str(), p.tariff.list().output.0)).collect::<Vec<_>>(), [("own", 1_500_000)]);
 }
 
 #[test]

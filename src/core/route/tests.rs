@@ -6,6 +6,7 @@ use super::*;
 use crate::core::dimensions::Dimension;
 use crate::core::policy::{ComplexityThresholds, ResourceKey, SensitivityRule};
 use crate::core::price::ModelPrice;
+use crate::core::tariff::Rates;
 
 fn model(name: &str, tier: Tier) -> Model {
     Model {
@@ -14,12 +15,14 @@ fn model(name: &str, tier: Tier) -> Model {
         capabilities: BTreeSet::from([Capability::Tools]),
         context_window: 100_000,
         max_output: 8_000,
+        base_model: None,
         residency: String::new(),
     }
 }
 
-fn backend(name: &str, protocol: Protocol, models: Vec<Model>) -> Backend {
-    Backend { name: name.into(), protocol, endpoint: "https://backend.example".into(), has_credential: true, models }
+fn backend(name: &str, provider: Provider, models: Vec<Model>) -> Backend {
+    let endpoint = "https://backend.example".into();
+    Backend { name: name.into(), provider, endpoint, service_tier: None, has_credential: true, models }
 }
 
 /// Three tiers at one provider, a model on premises, and one over the other protocol.
@@ -28,9 +31,9 @@ fn route(mode: RouteMode) -> Route {
     Route {
         key: ResourceKey::new("shop", "models"),
         backends: vec![
-            backend("cloud", Protocol::OpenAIChat, cloud),
-            backend("onprem", Protocol::OpenAIChat, vec![model("llama", Tier::Standard)]),
-            backend("anthropic", Protocol::AnthropicMessages, vec![model("opus", Tier::Frontier)]),
+            backend("cloud", Provider::OpenAI, cloud),
+            backend("onprem", Provider::OpenAI, vec![model("llama", Tier::Standard)]),
+            backend("anthropic", Provider::Anthropic, vec![model("opus", Tier::Frontier)]),
         ],
         mode,
         complexity: ComplexityThresholds::default(),
@@ -47,7 +50,7 @@ fn price(model: &str, micro_per_token: i64) -> ModelPrice {
         model: model.into(),
         effective_from: "2026-01-01".into(),
         source: String::new(),
-        rates: Rates { input: rate, cached_read: rate, cache_write: rate, cache_write_long: rate, output: rate },
+        tariff: Arc::new(Tariff::flat(Rates::plain(rate, rate))),
         context_window: None,
         max_output: None,
     }
@@ -68,6 +71,7 @@ struct Call {
     protocol: Protocol,
     input_bound: u64,
     output_cap: Option<u64>,
+    untranslatable: BTreeMap<Protocol, String>,
     down: &'static str,
 }
 
@@ -82,6 +86,7 @@ impl Default for Call {
             protocol: Protocol::OpenAIChat,
             input_bound: 1_000,
             output_cap: Some(500),
+            untranslatable: BTreeMap::new(),
             down: "",
         }
     }
@@ -98,6 +103,7 @@ impl Call {
             required: &self.required,
             input_bound: self.input_bound,
             output_cap: self.output_cap,
+            untranslatable: &self.untranslatable,
         })
     }
 
@@ -190,7 +196,14 @@ fn a_rule_for_sufficient_tiers_leaves_harder_and_impossible_calls_alone() {
     let elsewhere = Call { model: "opus", protocol: Protocol::AnthropicMessages, ..Call::default() };
     assert_eq!(elsewhere.names(&route), ["opus"], "no cheaper model speaks this protocol");
     route.rules[0].only_if_sufficient = false;
-    assert!(elsewhere.names(&route)[0].contains("raise maxTier of rule feature-chat"), "{:?}", elsewhere.names(&route));
+    assert_eq!(elsewhere.names(&route), ["mid"], "a rule that holds for every call is kept, if only by a translation");
+    let untranslatable = BTreeMap::from([(Protocol::OpenAIChat, "a citation".to_owned())]);
+    let text = Call { untranslatable, ..elsewhere }.names(&route).remove(0);
+    assert!(text.contains("cannot be translated: a citation"), "{text}");
+    route.backends.truncate(0);
+    route.backends.push(backend("anthropic", Provider::Anthropic, vec![model("opus", Tier::Frontier)]));
+    let text = Call { model: "opus", protocol: Protocol::AnthropicMessages, ..Call::default() }.names(&route).remove(0);
+    assert!(text.contains("raise maxTier of rule feature-chat"), "{text}");
 }
 
 #[test]
@@ -257,7 +270,7 @@ fn an_unhealthy_backend_answers_last() {
     assert_eq!(call.names(&route), ["llama", "mid", "small"]);
     route.mode = RouteMode::Observe;
     let call = Call { needs: Tier::Standard, ..Call::default() };
-    assert_eq!(call.names(&route), ["big", "mid", "llama", "small"]);
+    assert_eq!(call.names(&route), ["big", "mid", "llama", "small", "opus"]);
     route.fallback_attempts = 1;
     assert_eq!(call.names(&route), ["big", "mid"]);
 }
@@ -268,10 +281,19 @@ fn an_unknown_model_is_answered_with_those_there_are() {
     let text = Call { model: "gpt-9", ..Call::default() }.names(&route).remove(0);
     assert_eq!(
         text,
-        "ModelRoute shop/models has no model \"gpt-9\"; ask for one of auto, big, cheap, llama, mid, small, or add it to spec.backends[].models"
+        "ModelRoute shop/models has no model \"gpt-9\"; ask for one of auto, big, cheap, llama, mid, opus, small, or add it to spec.backends[].models"
     );
-    let text = Call { model: "opus", ..Call::default() }.names(&route).remove(0);
-    assert!(text.contains("not offered over /v1/chat/completions; call it over /v1/messages"), "{text}");
+    let text = Call { model: "opus", protocol: Protocol::OpenAIResponses, ..Call::default() }.names(&route).remove(0);
+    assert!(text.contains("not offered over /v1/responses; call it over /v1/messages"), "{text}");
+}
+
+#[test]
+fn a_call_is_translated_when_it_asks_for_a_model_of_another_format_and_else_last() {
+    let mut route = route(RouteMode::Observe);
+    assert_eq!(Call { model: "opus", ..Call::default() }.names(&route), ["opus"]);
+    route.fallback_attempts = 9;
+    let names = Call { down: "cloud", ..Call::default() }.names(&route);
+    assert_eq!(names, ["llama", "opus", "big", "small", "mid"], "what is healthy in another format is tried before what is down");
 }
 
 #[test]
@@ -279,7 +301,7 @@ fn a_model_without_a_price_comes_after_those_with_one() {
     let mut route = route(RouteMode::Route);
     route.backends[0].models.push(model("a-mystery", Tier::Economy));
     route.fallback_attempts = 5;
-    assert_eq!(Call::default().names(&route), ["small", "mid", "llama", "big", "a-mystery"]);
+    assert_eq!(Call::default().names(&route), ["small", "mid", "llama", "big", "a-mystery", "opus"]);
 }
 
 #[test]
@@ -295,7 +317,7 @@ fn a_budget_that_cannot_pay_gets_the_best_cheaper_tier() {
     let below = |call: &Call, tier| {
         let choice = call.with(|ask| choose_below(&route, ask, &catalogue(), |_| true, tier))?;
         assert_eq!(choice.reason, Reason::BudgetLeft);
-        let first = choice.candidates[0];
+        let first = &choice.candidates[0];
         Ok::<_, RouteError>(route.backends[first.backend].models[first.model].name.clone())
     };
     let hard = Call { needs: Tier::Frontier, ..Call::default() };
@@ -311,7 +333,7 @@ fn any_tier() -> impl Strategy<Value = Tier> {
 prop_compose! {
     fn any_model()(name in "[a-d]", tier in any_tier(), tools: bool, window in 1_000u64..200_000, max_output in 100u64..20_000) -> Model {
         let capabilities = if tools { BTreeSet::from([Capability::Tools]) } else { BTreeSet::new() };
-        Model { name, tier, capabilities, context_window: window, max_output, residency: String::new() }
+        Model { name, tier, capabilities, context_window: window, max_output, base_model: None, residency: String::new() }
     }
 }
 
@@ -320,7 +342,7 @@ prop_compose! {
         models in prop::collection::vec(prop::collection::vec(any_model(), 1..4), 1..4),
         routed: bool, strict: bool, max_tier in any_tier(), sensitive: bool, attempts in 0u32..3, with_rule: bool,
     ) -> Route {
-        let named = |(i, models)| backend(&format!("b{i}"), Protocol::OpenAIChat, models);
+        let named = |(i, models)| backend(&format!("b{i}"), Provider::OpenAI, models);
         Route {
             backends: models.into_iter().enumerate().map(named).collect(),
             rules: if with_rule { vec![rule(max_tier, !strict)] } else { vec![] },
@@ -380,7 +402,7 @@ proptest! {
         let Ok(choice) = call.with(|ask| choose(&route, ask, &priced(), |b| b != call.down)) else { return Ok(()) };
         let ceiling = choice.requested_tier.expect("a routed call has a tier");
         let prices = priced();
-        let per_token = |model: &Model| prices.latest(&model.name).map_or(PicoUsd::MAX, |price| price.rates.input);
+        let per_token = |model: &Model| prices.latest(&model.name).map_or(PicoUsd::MAX, |price| price.tariff.list().input);
         let admissible = |backend: &Backend, model: &Model| {
             let allowed = call.sensitive.is_empty() || route.sensitivity.is_empty() || backend.name == "b1";
             let cap = call.output_cap.unwrap_or(0);
@@ -390,7 +412,7 @@ proptest! {
         };
         let all = route.backends.iter().flat_map(|b| b.models.iter().map(move |m| (b, m)));
         if let Some(least) = all.filter(|(b, m)| admissible(b, m)).map(|(_, m)| per_token(m)).min() {
-            let chosen = choice.candidates[0];
+            let chosen = &choice.candidates[0];
             prop_assert_eq!(per_token(&route.backends[chosen.backend].models[chosen.model]), least);
         }
     }

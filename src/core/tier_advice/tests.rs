@@ -2,19 +2,29 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::core::policy::{Backend, ComplexityThresholds, Model, ResourceKey, RouteMode, TierRule};
-use crate::core::price::{ModelPrice, Rates};
+use crate::core::policy::{Backend, ComplexityThresholds, Model, Provider, ResourceKey, RouteMode, TierRule};
+use crate::core::price::ModelPrice;
+use crate::core::tariff::{Rates, Tariff};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 fn model(name: &str, tier: Tier) -> Model {
-    Model { name: name.into(), tier, capabilities: BTreeSet::new(), context_window: 100_000, max_output: 8_000, residency: String::new() }
+    Model {
+        name: name.into(),
+        tier,
+        capabilities: BTreeSet::new(),
+        context_window: 100_000,
+        max_output: 8_000,
+        base_model: None,
+        residency: String::new(),
+    }
 }
 
 fn route() -> Route {
-    let backend = |name: &str, protocol, models| Backend {
+    let backend = |name: &str, provider, models| Backend {
         name: name.into(),
-        protocol,
+        provider,
+        service_tier: None,
         endpoint: "https://backend.example".into(),
         has_credential: true,
         models,
@@ -24,7 +34,7 @@ fn route() -> Route {
         backends: vec![
             backend(
                 "cloud",
-                Protocol::OpenAIChat,
+                Provider::OpenAI,
                 vec![
                     model("big", Tier::Frontier),
                     model("mid", Tier::Standard),
@@ -32,7 +42,7 @@ fn route() -> Route {
                     model("small", Tier::Economy),
                 ],
             ),
-            backend("other", Protocol::AnthropicMessages, vec![model("opus", Tier::Frontier)]),
+            backend("other", Provider::Anthropic, vec![model("opus", Tier::Frontier)]),
         ],
         mode: RouteMode::Observe,
         complexity: ComplexityThresholds::default(),
@@ -51,7 +61,7 @@ fn catalogue() -> Catalogue {
             model: model.into(),
             effective_from: "2026-01-01".into(),
             source: String::new(),
-            rates: Rates { input: rate, cached_read: rate, cache_write: rate, cache_write_long: rate, output: rate },
+            tariff: std::sync::Arc::new(Tariff::flat(Rates::plain(rate, rate))),
             context_window: None,
             max_output: None,
         }

@@ -25,10 +25,11 @@ enum Step {
         share: u8,
         cost_share: u8,
     },
-    /// Opens a call and leaves it open.
+    /// Opens a call and leaves it open; then it learns that it needs only a share of that.
     Hang {
         lease: u8,
         share: u8,
+        needed_share: u8,
     },
     GiveBack {
         lease: u8,
@@ -47,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (lease.clone(), 1..200_i128, 0..400_i128).prop_map(|(lease, min, more)| Step::Acquire { lease, min, more }),
         (lease.clone(), share.clone(), share.clone()).prop_map(|(lease, share, cost_share)| Step::Call { lease, share, cost_share }),
-        (lease.clone(), share.clone()).prop_map(|(lease, share)| Step::Hang { lease, share }),
+        (lease.clone(), share.clone(), share.clone()).prop_map(|(lease, share, needed_share)| Step::Hang { lease, share, needed_share }),
         (lease.clone(), share).prop_map(|(lease, share)| Step::GiveBack { lease, share }),
         lease.prop_map(|lease| Step::Gone { lease }),
         Just(Step::Again),
@@ -126,18 +127,21 @@ impl Model {
                     self.settled += cost;
                 }
             }
-            Step::Hang { lease, share } => {
+            Step::Hang { lease, share, needed_share } => {
                 let reserved = self.share(lease, share);
+                let needed = reserved * i128::from(needed_share) / 100;
                 self.calls += 1;
                 let call = CallId(format!("call-{}", self.calls));
-                self.report(
-                    ledger,
-                    lease,
-                    vec![Entry::Opened { call, lease: Some(id(lease)), reserved: usd(reserved), draft: None, unleased: vec![] }],
-                )
-                .await;
+                let opened = |reserved| Entry::Opened {
+                    call: call.clone(),
+                    lease: Some(id(lease)),
+                    reserved: usd(reserved),
+                    draft: None,
+                    unleased: vec![],
+                };
+                self.report(ledger, lease, vec![opened(reserved), opened(needed), opened(reserved)]).await;
                 if let Some(state) = self.leases.get_mut(&lease) {
-                    state.open += reserved;
+                    state.open += needed;
                 }
             }
             Step::GiveBack { lease, share } => {

@@ -65,7 +65,8 @@ pub fn totals(connection: &Connection, query: &CallQuery) -> Result<Vec<CallTota
     const SQL: &str = "SELECT namespace, workload, feature, team, process, agent, session, route, backend, shared, requested_model, model,
           requested_tier, tier, needed_tier, outcome,
           count(*), sum(input), sum(cached_read), sum(cache_write), sum(cache_write_long), sum(output),
-          sum(cost_micro), sum(cost_pico), sum(bytes), sum(duration_ms), min(at_ms), max(at_ms)
+          sum(cost_micro), sum(cost_pico), sum(bytes), sum(duration_ms), min(at_ms), max(at_ms),
+          sum(audio_input), sum(image_input), sum(audio_output), sum(image_output), sum(web_searches)
         FROM calls WHERE at_ms >= ?1 AND at_ms < ?2 AND (?3 IS NULL OR route = ?3)
         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16";
     let mut statement = connection.prepare_cached(SQL)?;
@@ -99,6 +100,11 @@ fn total(row: &Row<'_>) -> Result<CallTotals, LedgerError> {
             cache_write: count(row, 19)?,
             cache_write_long: count(row, 20)?,
             output: count(row, 21)?,
+            audio_input: count(row, 28)?,
+            image_input: count(row, 29)?,
+            audio_output: count(row, 30)?,
+            image_output: count(row, 31)?,
+            web_searches: count(row, 32)?,
         },
         cost: PicoUsd(i128::from(micro) * 1_000_000 + i128::from(pico)),
         bytes: count(row, 24)?,

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::ledger::LedgerError;
 
 /// One script for each schema version; a file at version `n` is brought up to date by those from index `n` on.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// Amounts that may exceed 64 bits (sums of pico-dollars) are decimal text and added up in Rust. A single call's cost is
 /// kept as whole micro-dollars and the pico-dollars beyond, so that SQL sums are exact and cannot overflow.
@@ -57,6 +57,15 @@ CREATE TABLE outcomes (
 CREATE INDEX outcomes_by_time ON outcomes (at_ms);
 ";
 
+/// Meters that came later; calls from before have none of them.
+const V2: &str = "
+ALTER TABLE calls ADD COLUMN audio_input INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE calls ADD COLUMN image_input INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE calls ADD COLUMN audio_output INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE calls ADD COLUMN image_output INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE calls ADD COLUMN web_searches INTEGER NOT NULL DEFAULT 0;
+";
+
 /// What connections that read and those that write have in common.
 pub fn settle_down(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -94,6 +103,22 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), LedgerErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_the_first_release_is_brought_up_to_date_and_keeps_its_calls() {
+        let mut connection = Connection::open_in_memory().expect("a connection");
+        connection.execute_batch(V1).expect("the first schema");
+        connection.pragma_update(None, "user_version", 1).expect("a version");
+        let call = "INSERT INTO calls VALUES ('c', 1, 'h', 'n', 'w', '', '', '', '', '', 'r', 'b', 0, 'm', 'm', '', '', '', NULL, 'completed', 200, 0,
+            10, 0, 0, 0, 5, 7, 0, 100, 3)";
+        connection.execute(call, []).expect("a call");
+        prepare(&mut connection, "file").expect("up to date");
+        let found = connection.query_row("SELECT input, output, audio_input, web_searches FROM calls", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        });
+        assert_eq!(found, Ok((10, 5, 0, 0)));
+        prepare(&mut connection, "file").expect("nothing to do");
+    }
 
     #[test]
     fn no_temporary_file_is_needed() {

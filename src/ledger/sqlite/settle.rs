@@ -53,9 +53,22 @@ fn columns(dimensions: &Dimensions) -> [&str; 5] {
 fn open(connection: &Connection, holder: &HolderId, call: &CallId, lease: &LeaseId, reserved: Amount) -> Result<(), LedgerError> {
     // An opening that arrives again after the call was settled opens nothing.
     let settled = connection.prepare_cached("SELECT 1 FROM calls WHERE id = ?1")?.exists([&call.0])?;
-    if !settled {
-        let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO open_calls VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-        statement.execute(params![call.0, lease.0, holder.0, reserved.usd.0.to_string(), reserved.tokens, reserved.requests])?;
+    if settled {
+        return Ok(());
+    }
+    let mut statement = connection.prepare_cached("INSERT OR IGNORE INTO open_calls VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let opened = statement.execute(params![call.0, lease.0, holder.0, reserved.usd.0.to_string(), reserved.tokens, reserved.requests])?;
+    if opened == 0 { lower(connection, call, reserved) } else { Ok(()) }
+}
+
+/// An open call that is opened again has learnt that it needs less. What it said it needs never grows, in whatever order it is heard.
+fn lower(connection: &Connection, call: &CallId, reserved: Amount) -> Result<(), LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT usd, tokens, requests FROM open_calls WHERE call = ?1")?;
+    let held = row::to_amount(statement.query_row([&call.0], |r| row::amount(r, 0))?)?;
+    let least = held.min(reserved);
+    if least != held {
+        let mut statement = connection.prepare_cached("UPDATE open_calls SET usd = ?2, tokens = ?3, requests = ?4 WHERE call = ?1")?;
+        statement.execute(params![call.0, least.usd.0.to_string(), least.tokens, least.requests])?;
     }
     Ok(())
 }
@@ -140,7 +153,7 @@ fn insert(connection: &Connection, holder: &HolderId, record: &CallRecord, now_m
     let classified = record.classification.as_ref();
     let mut statement = connection.prepare_cached(
         "INSERT OR REPLACE INTO calls VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)",
+         ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36)",
     )?;
     statement.execute(params![
         record.id.0,
@@ -174,6 +187,11 @@ fn insert(connection: &Connection, holder: &HolderId, record: &CallRecord, now_m
         pico,
         count(record.bytes),
         record.duration_ms,
+        count(record.usage.audio_input),
+        count(record.usage.image_input),
+        count(record.usage.audio_output),
+        count(record.usage.image_output),
+        count(record.usage.web_searches),
     ])?;
     Ok(())
 }

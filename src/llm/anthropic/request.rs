@@ -6,8 +6,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::core::policy::Capability;
+use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::llm::address::Addressed;
 use crate::llm::content::Content;
-use crate::llm::request::{Facts, Members, RequestError, Texts, input_bound, span_in};
+use crate::llm::request::{Facts, InputBound, Members, RequestError, Texts, input_bound, span_in};
 
 /// Tokens of one image at most (models since Claude 4.7: 2,576 pixels on the long edge).
 const IMAGE_TOKENS: u64 = 4_784;
@@ -34,8 +36,6 @@ struct MessagesRequest<'a> {
     #[serde(borrow)]
     speed: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    inference_geo: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     max_tokens: Option<&'a RawValue>,
 }
 
@@ -52,6 +52,8 @@ struct Tool<'a> {
     /// Absent, or `custom`, for the caller's own tools.
     #[serde(rename = "type", borrow)]
     kind: Option<Cow<'a, str>>,
+    /// How often a tool of the provider's may be used.
+    max_uses: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +63,7 @@ struct Kind<'a> {
 }
 
 /// What the request asks for.
-pub fn facts(body: &str) -> Result<Facts, RequestError> {
+pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
     let request: MessagesRequest<'_> = serde_json::from_str(body).map_err(|e| RequestError::Malformed(e.to_string()))?;
     let mut texts = Texts::default();
     texts.push_content(body, &request.system, false);
@@ -77,6 +79,8 @@ pub fn facts(body: &str) -> Result<Facts, RequestError> {
     if max_tokens.is_none() {
         return Err(RequestError::Field { field: "max_tokens", problem: "is required and must be a positive whole number" });
     }
+    let (web_searches, surcharges) = server_tools(&request);
+    let bound = input_bound(body, &contents, IMAGE_TOKENS, overhead);
     let span = |value: Option<&RawValue>| value.and_then(|v| span_in(body, v.get()));
     Ok(Facts {
         model: request.model.and_then(|m| serde_json::from_str(m.get()).ok()).unwrap_or_default(),
@@ -88,9 +92,13 @@ pub fn facts(body: &str) -> Result<Facts, RequestError> {
         turns: request.messages.len(),
         tools,
         required: required(&request, tools),
-        surcharges: surcharges(&request),
-        input_bound: input_bound(body, &contents, IMAGE_TOKENS, overhead),
-        members: Members { model: span(request.model), max_output: span(request.max_tokens).into_iter().collect(), stream_options: None },
+        surcharges,
+        tier: AskedTier::Said(if request.speed.as_deref() == Some("fast") { ServiceTier::Fast } else { ServiceTier::Standard }),
+        // Each use of a tool at the provider is followed by another pass over everything so far.
+        input: InputBound { passes: web_searches.saturating_add(1), ..bound },
+        web_searches,
+        media: false,
+        members: Members { model: span(request.model), max_output: span(request.max_tokens).into_iter().collect(), ..Members::default() },
     })
 }
 
@@ -101,13 +109,19 @@ fn required(request: &MessagesRequest<'_>, tools: usize) -> std::collections::BT
     needs.into_iter().filter_map(|(needed, capability)| needed.then_some(capability)).collect()
 }
 
-/// What makes a call dearer than its tokens at list price: tools that run at the provider (they have a dated type, such as
-/// `web_search_20250305`), fast mode, and a guaranteed place of inference.
-fn surcharges(request: &MessagesRequest<'_>) -> Vec<String> {
-    const AT_THE_PROVIDER: [&str; 3] = ["web_search", "web_fetch", "code_execution"];
-    let kinds = request.tools.iter().flatten().filter_map(|t| t.kind.as_deref());
-    let tools = kinds.filter(|kind| AT_THE_PROVIDER.iter().any(|t| kind.starts_with(t))).map(str::to_owned);
-    let fast = request.speed.as_deref().filter(|speed| *speed != "standard").map(|speed| format!("speed: {speed}"));
-    let placed = request.inference_geo.as_deref().filter(|geo| *geo != "global").map(|geo| format!("inference_geo: {geo}"));
-    tools.chain(fast).chain(placed).collect()
+/// Tools that run at the provider (they have a dated type, such as `web_search_20250305`): how many searches they may make, and those
+/// whose number nothing bounds.
+fn server_tools(request: &MessagesRequest<'_>) -> (u64, Vec<String>) {
+    const AT_THE_PROVIDER: [&str; 4] = ["web_search", "web_fetch", "code_execution", "advisor"];
+    let mut searches = 0_u64;
+    let mut unbounded = Vec::new();
+    for tool in request.tools.iter().flatten() {
+        let kind = tool.kind.as_deref().unwrap_or_default();
+        match (AT_THE_PROVIDER.iter().any(|known| kind.starts_with(known)), tool.max_uses) {
+            (true, Some(uses)) if kind.starts_with("web_") => searches = searches.saturating_add(uses),
+            (true, _) => unbounded.push(kind.to_owned()),
+            (false, _) => {}
+        }
+    }
+    (searches, unbounded)
 }

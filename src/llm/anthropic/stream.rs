@@ -2,42 +2,65 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
 use serde::Deserialize;
 
 use super::usage::WireUsage;
+use crate::core::usage::Usage;
+use crate::llm::stream::{EventReader, Tally};
 
 #[derive(Deserialize)]
-pub struct Event<'a> {
+struct Event<'a> {
     #[serde(rename = "type", borrow, default)]
-    pub kind: Cow<'a, str>,
+    kind: Cow<'a, str>,
     #[serde(borrow)]
-    pub message: Option<Message<'a>>,
-    pub usage: Option<WireUsage>,
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
+    message: Option<Message<'a>>,
+    usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
-pub struct Message<'a> {
+struct Message<'a> {
     #[serde(borrow)]
-    pub model: Option<Cow<'a, str>>,
-    pub usage: Option<WireUsage>,
+    model: Option<Cow<'a, str>>,
+    usage: Option<WireUsage>,
 }
 
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    text: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    thinking: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    partial_json: Option<Cow<'a, str>>,
+pub fn reader() -> Box<dyn EventReader> {
+    Box::new(Reader::default())
 }
 
-impl Event<'_> {
-    /// Bytes of generated text in this event.
-    pub fn visible_bytes(&self) -> u64 {
-        let texts = self.delta.iter().flat_map(|d| [&d.text, &d.thinking, &d.partial_json]).flatten();
-        texts.map(|t| t.len() as u64).sum()
+#[derive(Default)]
+struct Reader {
+    usage: Option<WireUsage>,
+}
+
+impl EventReader for Reader {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+        // Most events are text. A quotation mark within it is escaped, so this is a member's value.
+        if memmem::find(payload, b"\"content_block_delta\"").is_some() {
+            return false;
+        }
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(payload) else { return false };
+        match event.kind.as_ref() {
+            "message_start" => {
+                if let Some(message) = event.message {
+                    tally.model = message.model.map(Cow::into_owned);
+                    tally.input = message.usage.as_ref().and_then(WireUsage::meters).map(|usage| Usage { output: 0, ..usage });
+                    self.usage = message.usage;
+                }
+            }
+            "message_delta" => {
+                if let Some(usage) = event.usage {
+                    let usage = self.usage.take().unwrap_or_default().updated_by(usage);
+                    tally.reported = usage.reported(None);
+                    tally.is_final = true;
+                    self.usage = Some(usage);
+                }
+            }
+            "message_stop" => tally.complete = true,
+            "error" => tally.failed = true,
+            _ => {}
+        }
+        false
     }
 }

@@ -1,67 +1,66 @@
-//! Chunks of a streamed chat completion.
+//! Chunks of a streamed chat completion, and of the legacy completions.
 
 use std::borrow::Cow;
 
+use memchr::memmem;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::usage::WireUsage;
+use super::usage::{WireUsage, billed_tier};
+use crate::llm::stream::{EventReader, Tally};
+use crate::llm::usage::ReportedUsage;
 
 #[derive(Deserialize)]
-pub struct Chunk<'a> {
+struct Chunk<'a> {
     #[serde(borrow)]
-    pub model: Option<Cow<'a, str>>,
-    pub usage: Option<WireUsage>,
-    #[serde(borrow, default)]
-    choices: Vec<Choice<'a>>,
+    model: Option<Cow<'a, str>>,
+    usage: Option<WireUsage>,
+    #[serde(borrow)]
+    service_tier: Option<Cow<'a, str>>,
     #[serde(default)]
-    pub error: Option<serde::de::IgnoredAny>,
+    choices: Vec<IgnoredAny>,
+    error: Option<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
+pub fn chat_reader() -> Box<dyn EventReader> {
+    Box::new(ChatReader::default())
 }
 
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reasoning_content: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    refusal: Option<Cow<'a, str>>,
-    #[serde(default)]
-    tool_calls: Vec<ToolCall>,
-}
-
-#[derive(Deserialize)]
-struct ToolCall {
-    function: Option<Function>,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
 #[derive(Default)]
-struct Function {
-    name: Option<String>,
-    arguments: Option<String>,
+struct ChatReader {
+    /// The first chunk names the model and the tier.
+    started: bool,
 }
 
-impl Chunk<'_> {
-    /// The chunk that only carries usage, which a caller sees only if it asked for it.
-    pub fn is_usage_only(&self) -> bool {
-        self.choices.is_empty() && self.usage.is_some()
+impl EventReader for ChatReader {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+        if payload == b"[DONE]" {
+            tally.complete = true;
+            return false;
+        }
+        // Text is most of a stream, and says nothing of use: a quotation mark within it is escaped, so these are members.
+        if self.started && !has_usage(payload) && memmem::find(payload, b"\"error\"").is_none() {
+            return false;
+        }
+        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return false };
+        self.started = true;
+        tally.failed |= chunk.error.is_some();
+        if tally.model.is_none() {
+            tally.model = chunk.model.map(Cow::into_owned);
+        }
+        let tier = billed_tier(chunk.service_tier.as_deref()).or(tally.reported.as_ref().and_then(|r| r.tier));
+        let Some(usage) = chunk.usage.and_then(|usage| usage.meters()) else { return false };
+        // Servers that report usage on each chunk report it cumulatively: the last one holds.
+        tally.reported = Some(ReportedUsage { tier, ..ReportedUsage::of(usage, None) });
+        chunk.choices.is_empty()
     }
+}
 
-    /// Bytes of generated text in this chunk.
-    pub fn visible_bytes(&self) -> u64 {
-        let text = |t: &Option<Cow<'_, str>>| t.as_ref().map_or(0, |t| t.len());
-        let function = |f: &Function| f.name.as_ref().map_or(0, String::len) + f.arguments.as_ref().map_or(0, String::len);
-        let delta = |d: &Delta<'_>| {
-            let called: usize = d.tool_calls.iter().filter_map(|c| c.function.as_ref()).map(function).sum();
-            text(&d.content) + text(&d.reasoning_content) + text(&d.refusal) + called
-        };
-        self.choices.iter().filter_map(|c| c.delta.as_ref()).map(delta).sum::<usize>() as u64
-    }
+/// True when the chunk's usage is more than `null`.
+fn has_usage(payload: &[u8]) -> bool {
+    const MEMBER: &[u8] = b"\"usage\"";
+    memmem::find(payload, MEMBER).is_some_and(|at| {
+        let value = payload[at + MEMBER.len()..].iter().find(|b| !matches!(b, b':' | b' ' | b'\n' | b'\r' | b'\t'));
+        value != Some(&b'n')
+    })
 }

@@ -20,7 +20,7 @@ fn route(namespace: &str, name: &str, input: Option<&str>) -> Arc<ModelRoute> {
     let price = input.map(|input| json!({"input": input, "output": "2"}));
     let mut model = json!({"name": "llama", "tier": "economy", "contextWindow": 8192, "maxOutput": 1024});
     model["price"] = price.unwrap_or_else(|| json!({"input": "1", "output": "2"}));
-    let backend = json!({"name": "own", "protocol": "OpenAIChat", "endpoint": "http://llm", "models": [model],
+    let backend = json!({"name": "own", "provider": "OpenAI", "endpoint": "http://llm", "models": [model],
         "credentials": {"name": "keys", "key": "own"}});
     resource("ModelRoute", namespace, name, json!({"backends": [backend]}))
 }
@@ -106,7 +106,7 @@ fn of_two_prices_for_a_model_the_first_routes_holds() {
     let snapshot = Snapshot { routes: vec![route("shop", "a", Some("3")), route("shop", "b", Some("5"))], ..snapshot() };
     let prices = policy(&snapshot, &pod("shop", "bot")).policy.prices;
     let catalogue = Catalogue::new(prices);
-    assert_eq!(catalogue.latest("llama").map(|p| p.rates.input), crate::core::money::PicoUsd::per_token_from_per_million("3").ok());
+    assert_eq!(catalogue.latest("llama").map(|p| p.tariff.list().input), crate::core::money::PicoUsd::per_token_from_per_million("3").ok());
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_price_list_of_ones_own_is_above_the_catalogue_and_below_the_routes() {
     let latest = |snapshot: &Snapshot| {
         let prices = policy(snapshot, &pod("shop", "bot")).policy.prices;
         assert!(prices.iter().all(|price| price.model == "llama"), "prices of other models are nobody's business here");
-        Catalogue::new(prices).latest("llama").map(|price| price.rates.input)
+        Catalogue::new(prices).latest("llama").map(|price| price.tariff.list().input)
     };
     assert_eq!(latest(&with(vec![route("shop", "models", Some("3"))])), rate("3"));
     let mut unpriced = ModelRoute::clone(&route("shop", "models", None));

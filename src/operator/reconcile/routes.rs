@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn decided(rows: Vec<CallTotals>) -> (ModelRouteStatus, Vec<Transition>) {
-        let spec = json!({"backends": [{"name": "openai", "protocol": "OpenAIChat", "endpoint": "https://x", "models": [{"name": "gpt-5.4", "tier": "frontier"}]}]});
+        let spec = json!({"backends": [{"name": "openai", "provider": "OpenAI", "endpoint": "https://x", "models": [{"name": "gpt-5.4", "tier": "frontier"}]}]});
         let mut route = ModelRoute::new("r", serde_json::from_value(spec).expect("a spec"));
         route.metadata.namespace = Some("shop".into());
         let (parsed, _) = parse::route(key(&route), &route.spec, crate::core::catalogue::embedded()).expect("valid");

@@ -7,8 +7,11 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::core::policy::Capability;
+use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::llm::address::Addressed;
 use crate::llm::content::Content;
 use crate::llm::request::{Facts, Members, RequestError, Texts, input_bound, span_in};
+use crate::llm::rewrite::Slot;
 
 /// Tokens of one image at most: 30,000 patches of 32 pixels at 1.2 tokens each, the largest that any family reads.
 const IMAGE_TOKENS: u64 = 36_000;
@@ -68,7 +71,7 @@ struct StreamOptions {
 }
 
 /// What the request asks for.
-pub fn facts(body: &str) -> Result<Facts, RequestError> {
+pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
     let request: ChatRequest<'_> = serde_json::from_str(body).map_err(|e| RequestError::Malformed(e.to_string()))?;
     let mut texts = Texts::default();
     for message in &request.messages {
@@ -97,13 +100,17 @@ pub fn facts(body: &str) -> Result<Facts, RequestError> {
         turns: request.messages.len(),
         tools,
         required: required(&request, tools),
-        surcharges: surcharges(&request),
-        input_bound: input_bound(body, &contents, IMAGE_TOKENS, overhead),
+        surcharges: Vec::new(),
+        tier: asked_tier(request.service_tier.as_deref()),
+        input: input_bound(body, &contents, IMAGE_TOKENS, overhead),
+        // A search model searches once.
+        web_searches: u64::from(request.web_search_options.is_some()),
+        media: request.audio.is_some() || contents.iter().flat_map(|c| &c.0).any(|part| part.kind != "text"),
         members: members(body, &request),
     })
 }
 
-fn cap(value: Option<&RawValue>, field: &'static str) -> Result<Option<u64>, RequestError> {
+pub fn cap(value: Option<&RawValue>, field: &'static str) -> Result<Option<u64>, RequestError> {
     let Some(value) = value.filter(|v| v.get() != "null") else { return Ok(None) };
     match value.get().parse() {
         Ok(cap) if cap > 0 => Ok(Some(cap)),
@@ -123,15 +130,14 @@ fn required(request: &ChatRequest<'_>, tools: usize) -> std::collections::BTreeS
     needs.into_iter().filter_map(|(needed, capability)| needed.then_some(capability)).collect()
 }
 
-/// Members that make a call dearer than its tokens at list price.
-fn surcharges(request: &ChatRequest<'_>) -> Vec<String> {
-    let priority = request.service_tier.as_deref() == Some("priority");
-    let table = [
-        (priority, "service_tier: priority"),
-        (request.web_search_options.is_some(), "web_search_options"),
-        (request.audio.is_some(), "audio"),
-    ];
-    table.into_iter().filter(|(asked, _)| *asked).map(|(_, what)| what.to_owned()).collect()
+/// The service tier that a request asks for; without one, or with `auto`, the project's settings decide.
+pub fn asked_tier(name: Option<&str>) -> AskedTier {
+    match name {
+        Some("default") => AskedTier::Said(ServiceTier::Standard),
+        Some("flex") => AskedTier::Said(ServiceTier::Flex),
+        Some("priority" | "fast") => AskedTier::Said(ServiceTier::Priority),
+        _ => AskedTier::Unsaid,
+    }
 }
 
 fn members(body: &str, request: &ChatRequest<'_>) -> Members {
@@ -139,6 +145,7 @@ fn members(body: &str, request: &ChatRequest<'_>) -> Members {
     Members {
         model: span(request.model),
         max_output: [request.max_tokens, request.max_completion_tokens].into_iter().filter_map(span).collect(),
+        cap: Some(Slot::first(body, "\"max_completion_tokens\":", ",")),
         stream_options: span(request.stream_options),
     }
 }

@@ -1,0 +1,80 @@
+//! How the events of a streamed answer are cut out of network chunks that may end anywhere.
+
+use bytes::Bytes;
+
+use super::bedrock::eventstream;
+use super::sse::{self, Splitter};
+
+/// How a streamed answer is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// `text/event-stream`.
+    ServerSentEvents,
+    /// One JSON object a line.
+    Lines,
+    /// One JSON array, an element an event.
+    JsonArray,
+    /// `application/vnd.amazon.eventstream`: binary frames with checksums.
+    AmazonEvents,
+}
+
+impl Framing {
+    /// How an answer streams, by its content type; `None` for one in one piece. JSON is an array of events only where a
+    /// stream was asked for.
+    pub fn of(content_type: &str, asked_to_stream: bool) -> Option<Framing> {
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        match kind {
+            "text/event-stream" => Some(Framing::ServerSentEvents),
+            "application/x-ndjson" | "application/jsonl" => Some(Framing::Lines),
+            "application/vnd.amazon.eventstream" => Some(Framing::AmazonEvents),
+            "application/json" if asked_to_stream => Some(Framing::JsonArray),
+            _ => None,
+        }
+    }
+}
+
+/// Cuts a stream into events.
+#[derive(Debug)]
+pub struct Cutter {
+    framing: Framing,
+    events: Splitter,
+    elements: super::gemini::array::Elements,
+}
+
+impl Cutter {
+    pub fn new(framing: Framing) -> Cutter {
+        let end = match framing {
+            Framing::Lines => sse::end_of_line,
+            Framing::AmazonEvents => eventstream::end_of_frame,
+            _ => sse::end_of_event,
+        };
+        Cutter { framing, events: Splitter::new(end), elements: Default::default() }
+    }
+
+    /// The events that `chunk` completes, in order, each as it was on the wire; they share the chunk's memory where they can.
+    pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
+        match self.framing {
+            Framing::JsonArray => self.elements.push(chunk),
+            _ => self.events.push(chunk),
+        }
+    }
+
+    /// True when an event was too long to be read; from there on nothing is cut.
+    pub fn overflowed(&self) -> bool {
+        self.events.overflowed() || self.elements.overflowed()
+    }
+
+    /// What is left of a stream that ended within an event.
+    pub fn take_rest(&mut self) -> Bytes {
+        self.events.take_rest()
+    }
+
+    /// The JSON that an event carries; `None` where it carries none, or its checksum is wrong.
+    pub fn payload<'a>(&self, event: &'a [u8]) -> Option<std::borrow::Cow<'a, [u8]>> {
+        match self.framing {
+            Framing::ServerSentEvents => sse::data(event),
+            Framing::Lines | Framing::JsonArray => Some(event.into()),
+            Framing::AmazonEvents => eventstream::payload(event).map(Into::into),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Ollama's own API.
+
+pub mod request;
+pub mod usage;
