@@ -269,11 +269,19 @@ impl Drop for MeteredBody {
 mod tests {
     use super::*;
     use crate::core::policy::Policy;
-    use crate::core::tariff::{CostBound, Rates, Tariff};
+    use crate::core::tariff::{CacheWrites, CostBound, Rates, Tariff};
     use crate::llm::usage::Beyond;
 
     fn metering() -> Metering {
-        let bound = CostBound { input: 100, output: 100, media: false, web_searches: 0, tier: AskedTier::Unsaid, regional: false };
+        let bound = CostBound {
+            input: 100,
+            output: 100,
+            media: false,
+            web_searches: 0,
+            tier: AskedTier::Unsaid,
+            cache: CacheWrites::Any,
+            regional: false,
+        };
         let tariff = Some(Arc::new(Tariff::flat(Rates::plain(PicoUsd(2), PicoUsd(2)))));
         Metering {
             snapshot: Arc::new(Snapshot::new(Policy::default(), &[]).unwrap()),
