@@ -29,8 +29,7 @@ impl Server {
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -71,7 +70,9 @@ fn direct() -> Matcher {
 
 #[tokio::test]
 async fn calls_share_a_connection_where_the_server_speaks_http2_and_take_turns_where_it_does_not() {
-    for (alpn, version) in [(&[b"h2".as_slice(), b"http/1.1"][..], "HTTP/2.0"), (&[b"http/1.1".as_slice()][..], "HTTP/1.1"), (&[][..], "HTTP/1.1")] {
+    for (alpn, version) in
+        [(&[b"h2".as_slice(), b"http/1.1"][..], "HTTP/2.0"), (&[b"http/1.1".as_slice()][..], "HTTP/1.1"), (&[][..], "HTTP/1.1")]
+    {
         let server = Server::start(alpn).await;
         let upstream = Upstream::through(Some(&server.ca_pem), direct()).unwrap();
         for _ in 0..3 {
