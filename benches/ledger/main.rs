@@ -200,10 +200,10 @@ fn limit() -> LimitTerms {
     LimitTerms { key: LimitKey("shop/bench/total".to_owned()), unit: Unit::Usd, limit: i128::from(i64::MAX) << 32, span }
 }
 
-fn record(holder: &HolderId, number: u64) -> Box<CallRecord> {
+fn record(holder: &HolderId, number: u64) -> Arc<CallRecord> {
     let usage = Usage { input: 900, output: 100, ..Usage::default() };
     let dimensions = [(Dimension::Feature, "chat"), (Dimension::Team, "support")].map(|(d, value)| (d, value.to_owned()));
-    Box::new(CallRecord {
+    Arc::new(CallRecord {
         id: CallId(format!("{}-{number:016}", holder.0)),
         started_at_ms: now_ms(),
         duration_ms: 800,

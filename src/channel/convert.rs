@@ -2,6 +2,7 @@
 //! that comes in is bounded and checked here, once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::message::{BackendCredential, LeaseAsk, Pushed, Reported};
 use super::proto;
@@ -251,11 +252,11 @@ fn reported(wire: proto::entry::Entry) -> Result<Reported, Malformed> {
             call: CallId(bounded("opened.call", o.call, MAX_ID_BYTES)?),
             lease: optional_lease(o.lease)?,
             reserved: amount("opened.reserved", o.reserved)?,
-            draft: if o.record_json.is_empty() { None } else { Some(Box::new(record("opened.record_json", &o.record_json)?)) },
+            draft: if o.record_json.is_empty() { None } else { Some(Arc::new(record("opened.record_json", &o.record_json)?)) },
             unleased: limit_keys("opened.unleased", o.unleased)?,
         },
         Wire::Settled(s) => Reported::Settled {
-            record: Box::new(record("settled.record_json", &s.record_json)?),
+            record: Arc::new(record("settled.record_json", &s.record_json)?),
             lease: optional_lease(s.lease)?,
             unleased: limit_keys("settled.unleased", s.unleased)?,
         },

@@ -1,5 +1,7 @@
 //! What the two ends mean, in the domain's types: right by construction once [`convert`](super::convert) has let it in.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
@@ -60,12 +62,12 @@ pub enum Reported {
         lease: Option<LeaseId>,
         reserved: Amount,
         #[serde(default)]
-        draft: Option<Box<CallRecord>>,
+        draft: Option<Arc<CallRecord>>,
         #[serde(default)]
         unleased: Vec<LimitKey>,
     },
     /// A call has ended; it is also charged to `unleased` limits.
-    Settled { record: Box<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitKey> },
+    Settled { record: Arc<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitKey> },
     /// Part of a lease is not needed.
     GivenBack { lease: LeaseId, seq: u64, amount: Amount },
     /// `count` outcomes happened; idempotent by `id`.
@@ -78,11 +80,11 @@ impl Reported {
     pub fn into_entry(self, origin: &Origin, terms: impl Fn(&LimitKey) -> Option<LimitTerms>, now_ms: i64) -> Entry {
         match self {
             Reported::Opened { call, lease, reserved, draft, unleased } => {
-                let draft = draft.map(|draft| Box::new(CallRecord { origin: origin.clone(), ..*draft }));
+                let draft = draft.map(|draft| with_origin(draft, origin));
                 Entry::Opened { call, lease, reserved, draft, unleased: unleased.iter().filter_map(terms).collect() }
             }
-            Reported::Settled { mut record, lease, unleased } => {
-                record.origin = origin.clone();
+            Reported::Settled { record, lease, unleased } => {
+                let record = with_origin(record, origin);
                 Entry::Settled { record, lease, unleased: unleased.iter().filter_map(terms).collect() }
             }
             Reported::GivenBack { lease, seq, amount } => Entry::GivenBack { lease, seq, amount },
@@ -91,6 +93,13 @@ impl Reported {
             }
         }
     }
+}
+
+fn with_origin(mut record: Arc<CallRecord>, origin: &Origin) -> Arc<CallRecord> {
+    if record.origin != *origin {
+        Arc::make_mut(&mut record).origin = origin.clone();
+    }
+    record
 }
 
 /// What the operator pushes to a sidecar.

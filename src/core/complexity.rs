@@ -65,32 +65,78 @@ const WORDS: [(Hint, &str); 6] = [
     ),
 ];
 
-/// The words of [`WORDS`] by their first letter.
-static BY_LETTER: LazyLock<[Vec<(u128, Hint)>; 26]> = LazyLock::new(|| {
-    let mut table: [Vec<(u128, Hint)>; 26] = Default::default();
+/// Longest word of [`WORDS`], or longer.
+const LONGEST: usize = 16;
+/// Places in [`TABLE`]: a power of two, several times as many as words.
+const PLACES: usize = 1_024;
+
+/// The words of [`WORDS`], each at the place that [`place`] gives it or at one soon after.
+static TABLE: LazyLock<Box<[Option<(u128, Hint)>; PLACES]>> = LazyLock::new(|| {
+    let mut table = Box::new([None; PLACES]);
     for (hint, words) in WORDS {
         for word in words.split(' ').filter(|word| !word.is_empty()) {
-            let (letter, key) = key(word.as_bytes()).expect("a word of the table is in ASCII and short");
-            table[letter].push((key, hint));
+            let key = key(word.as_bytes()).expect("a word of the table is short");
+            let free = (0..PLACES).map(|step| (place(key) + step) % PLACES).find(|at| table[*at].is_none());
+            table[free.expect("there are more places than words")] = Some((key, hint));
         }
     }
     table
 });
 
-/// A word's first letter, and the word in lower case as one number; `None` for those that cannot be in the table.
-fn key(word: &[u8]) -> Option<(usize, u128)> {
-    const LONGEST: usize = 16;
-    let letter = word.first()?.to_ascii_lowercase().checked_sub(b'a').filter(|letter| *letter < 26)?;
+/// A word in lower case as one number; `None` for those that are too long to be in the table.
+fn key(word: &[u8]) -> Option<u128> {
     let mut lower = [0; LONGEST];
     lower.get_mut(..word.len())?.copy_from_slice(word);
-    lower.make_ascii_lowercase();
-    Some((usize::from(letter), u128::from_le_bytes(lower)))
+    // Letters of ASCII differ from their capitals by this bit, and the table has no others.
+    lower[..word.len()].iter_mut().for_each(|byte| *byte |= 0x20);
+    Some(u128::from_le_bytes(lower))
+}
+
+fn place(key: u128) -> usize {
+    // Fibonacci hashing: the golden ratio's bits, and the product's top ones.
+    let mixed = ((key as u64) ^ ((key >> 64) as u64).rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (u64::BITS - PLACES.ilog2())) as usize
 }
 
 fn hint(word: &[u8]) -> Option<Hint> {
-    let (letter, key) = key(word)?;
-    BY_LETTER[letter].iter().find(|(known, _)| *known == key).map(|(_, hint)| *hint)
+    let key = key(word)?;
+    let mut at = place(key);
+    while let Some((known, hint)) = TABLE[at] {
+        if known == key {
+            return Some(hint);
+        }
+        at = (at + 1) % PLACES;
+    }
+    None
 }
+
+/// What a byte is to the score.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Other,
+    /// Of any alphabet: bytes from 0x80 on belong to characters beyond ASCII.
+    Letter,
+    Tick,
+    Question,
+    /// Operators, braces and other marks of formulas and code.
+    Symbol,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => Class::Letter,
+            b'`' => Class::Tick,
+            b'?' => Class::Question,
+            b'=' | b'+' | b'*' | b'/' | b'^' | b'<' | b'>' | b'{' | b'}' | b'[' | b']' | b'|' | b'_' | b';' | b'$' => Class::Symbol,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// What is counted in a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,51 +170,44 @@ impl Signs {
     }
 
     fn read(&mut self, text: &[u8]) {
-        let mut rest = text;
-        while let Some(&first) = rest.first() {
-            let length = match first {
-                b if is_letter(b) => self.word(rest),
-                b'`' => {
-                    let length = run(rest, |b| b == b'`');
+        let mut at = 0;
+        while at < text.len() {
+            match CLASSES[usize::from(text[at])] {
+                Class::Other => at += 1,
+                Class::Letter => {
+                    let length = run(&text[at..], Class::Letter);
+                    self.word(&text[at..at + length]);
+                    at += length;
+                }
+                Class::Tick => {
+                    let length = run(&text[at..], Class::Tick);
                     self.fences += u32::from(length >= 3);
-                    length
+                    at += length;
                 }
-                other => {
-                    self.mark(other);
-                    1
+                Class::Question => {
+                    self.questions += 1;
+                    at += 1;
                 }
-            };
-            rest = &rest[length..];
+                Class::Symbol => {
+                    self.symbols += 1;
+                    at += 1;
+                }
+            }
         }
     }
 
-    /// Counts the word at the start of `text`; answers its length.
-    fn word(&mut self, text: &[u8]) -> usize {
-        let length = run(text, is_letter);
-        if let Some(hint) = hint(&text[..length]) {
+    fn word(&mut self, word: &[u8]) {
+        if let Some(hint) = hint(word) {
             self.hints[hint as usize] += 1;
             self.routine_opening += u32::from(hint == Hint::Routine && self.words < OPENING_WORDS);
         }
         self.words += 1;
-        length
-    }
-
-    fn mark(&mut self, byte: u8) {
-        match byte {
-            b'?' => self.questions += 1,
-            b'=' | b'+' | b'*' | b'/' | b'^' | b'<' | b'>' | b'{' | b'}' | b'[' | b']' | b'|' | b'_' | b';' | b'$' => self.symbols += 1,
-            _ => {}
-        }
     }
 }
 
-/// Letters of any alphabet: bytes from 0x80 on belong to characters beyond ASCII.
-fn is_letter(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte >= 0x80
-}
-
-fn run(text: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
-    text.iter().position(|b| !belongs(*b)).unwrap_or(text.len())
+/// How many bytes from the first on are of a class.
+fn run(text: &[u8], class: Class) -> usize {
+    text.iter().position(|byte| CLASSES[usize::from(*byte)] != class).unwrap_or(text.len())
 }
 
 /// The score of a question in a conversation of `turns` messages whose model may call `tools` tools.

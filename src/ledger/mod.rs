@@ -21,6 +21,7 @@ mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallRecord};
@@ -73,11 +74,11 @@ pub enum Decision {
 pub enum Entry {
     /// A call is about to go upstream and may cost up to `reserved`, out of `lease`. Should its end never be learnt, it is
     /// charged so much to the lease's limits and to `unleased` ones, and `draft` is its record.
-    Opened { call: CallId, lease: Option<LeaseId>, reserved: Amount, draft: Option<Box<CallRecord>>, unleased: Vec<LimitTerms> },
+    Opened { call: CallId, lease: Option<LeaseId>, reserved: Amount, draft: Option<Arc<CallRecord>>, unleased: Vec<LimitTerms> },
     /// A call has ended. Its cost leaves `lease` for the settled side of every limit of the lease, and is charged to
     /// `unleased` limits too (those that only warn, or that were unreachable and fail open). A refused or failed call
     /// has no cost and only closes its reservation.
-    Settled { record: Box<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitTerms> },
+    Settled { record: Arc<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitTerms> },
     /// Part of a lease is not needed. `seq` is of the same sequence as [`Acquire::seq`].
     GivenBack { lease: LeaseId, seq: u64, amount: Amount },
     /// `count` outcomes happened; idempotent by `id`.

@@ -20,6 +20,15 @@ pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
 /// Prefix of the headers with dimensions.
 const SPEND_PREFIX: &str = "x-spend-";
 
+/// The headers with dimensions.
+const CLAIMS: [(Dimension, HeaderName); 5] = [
+    (Dimension::Feature, HeaderName::from_static("x-spend-feature")),
+    (Dimension::Team, HeaderName::from_static("x-spend-team")),
+    (Dimension::Process, HeaderName::from_static("x-spend-process")),
+    (Dimension::Agent, HeaderName::from_static("x-spend-agent")),
+    (Dimension::Session, HeaderName::from_static("x-spend-session")),
+];
+
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -128,9 +137,8 @@ where
 /// The dimensions of a call: the pod's own, and what its headers may add.
 pub fn dimensions(policy: &DimensionPolicy, headers: &HeaderMap) -> Dimensions {
     let mut claims = baggage(headers);
-    for dimension in Dimension::ALL {
-        let value = headers.get(format!("{SPEND_PREFIX}{}", dimension.name()));
-        if let Some(value) = value.and_then(|v| v.to_str().ok()) {
+    for (dimension, name) in CLAIMS {
+        if let Some(value) = headers.get(name).and_then(|v| v.to_str().ok()) {
             claims.insert(dimension, value.to_owned());
         }
     }
@@ -235,6 +243,12 @@ mod tests {
         for (dimension, value) in [(Dimension::Feature, "search"), (Dimension::Session, "s 1"), (Dimension::Team, "blue")] {
             assert_eq!(dimensions.get(dimension), Some(value));
         }
+    }
+
+    #[test]
+    fn every_dimension_has_its_header() {
+        let named = CLAIMS.map(|(dimension, name)| (dimension, name.as_str().strip_prefix(SPEND_PREFIX).map(str::to_owned)));
+        assert_eq!(named, Dimension::ALL.map(|dimension| (dimension, Some(dimension.name().to_owned()))));
     }
 
     #[test]

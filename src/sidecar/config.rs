@@ -12,9 +12,11 @@ use super::credential::Credential;
 use crate::channel::message::BackendCredential;
 use crate::core::budget::{BudgetError, BudgetSet};
 use crate::core::catalogue;
-use crate::core::policy::{Detector, Policy, Provider, ResourceKey, Route};
+use crate::core::policy::{Detector, Policy, Protocol, Provider, ResourceKey, Route};
 use crate::core::price::Catalogue;
 use crate::core::route::wanted_detectors;
+use crate::llm::Addressed;
+use crate::llm::address::upstream_path;
 
 /// A policy, ready for use.
 pub struct Snapshot {
@@ -43,6 +45,8 @@ pub struct ReadyBackend {
     pub endpoint: Endpoint,
     /// `None` passes the caller's own on.
     pub credential: Option<Credential>,
+    /// Where calls go of each format that the provider takes under a path of its own, for requests without a query.
+    uris: Vec<(Protocol, Uri)>,
     /// Its calls may be billed with a region's uplift.
     pub may_be_regional: bool,
 }
@@ -82,10 +86,12 @@ impl ReadyRoute {
         let ready = |backend: &crate::core::policy::Backend| {
             let place = || format!("ModelRoute {}, backend {}", route.key, backend.name);
             let given = credentials.iter().find(|c| c.route == route.key && c.backend == backend.name);
+            let endpoint = Endpoint::parse(&backend.endpoint, place)?;
             let credential = given.map(|c| Credential::of(backend.provider, &c.value)).transpose();
             Ok(ReadyBackend {
                 id: format!("{}/{}", route.key, backend.name),
-                endpoint: Endpoint::parse(&backend.endpoint, place)?,
+                uris: fixed_uris(backend.provider, &endpoint),
+                endpoint,
                 credential: credential
                     .map_err(|_| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone() })?,
                 may_be_regional: may_be_regional(backend.provider, &backend.endpoint),
@@ -97,6 +103,29 @@ impl ReadyRoute {
 
     pub fn key(&self) -> &ResourceKey {
         &self.route.key
+    }
+}
+
+/// A format whose path names no model is always at the same place.
+fn fixed_uris(provider: Provider, endpoint: &Endpoint) -> Vec<(Protocol, Uri)> {
+    let formats = provider.formats().iter().filter(|format| !format.has_model_in_path());
+    let uri = |format: &Protocol| {
+        let path = upstream_path(provider, &Addressed::plain(*format), "", None);
+        endpoint.join(&path, None).ok().map(|uri| (*format, uri))
+    };
+    formats.filter_map(uri).collect()
+}
+
+impl ReadyBackend {
+    /// Where a call goes.
+    ///
+    /// # Errors
+    /// When the model's name or the query cannot be part of a URI.
+    pub fn uri(&self, provider: Provider, call: &Addressed, model: &str, query: Option<&str>) -> Result<Uri, http::Error> {
+        match self.uris.iter().find(|(format, _)| *format == call.protocol && query.is_none()) {
+            Some((_, uri)) => Ok(uri.clone()),
+            None => self.endpoint.join(&upstream_path(provider, call, model, query), None),
+        }
     }
 }
 

@@ -21,7 +21,6 @@ use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
 use crate::core::policy::{Model, Provider};
 use crate::core::route::Candidate;
-use crate::llm::address::upstream_path;
 use crate::llm::{ErrorKind, Framing, Rewrite};
 
 /// How an attempt ended.
@@ -186,7 +185,7 @@ fn request(
     });
     // The query belongs to the caller's format.
     let query = call.query.as_deref().filter(|_| outgoing.translation.is_none());
-    let uri = backend.endpoint.join(&upstream_path(provider, asked.addressed(), &model.name, query), None)?;
+    let uri = backend.uri(provider, asked.addressed(), &model.name, query)?;
     let mut headers = call.headers.clone();
     if let Some(translation) = &outgoing.translation {
         translation.headers(&mut headers);

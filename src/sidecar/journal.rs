@@ -12,18 +12,21 @@
 
 mod line;
 mod segments;
+mod tail;
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
 
 pub use line::{Held, Line, OpenedCall, State};
 use segments::Segments;
+use tail::Tail;
 
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
-use crate::core::call::CallRecord;
+use crate::core::call::{CallId, CallRecord};
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
@@ -63,6 +66,8 @@ pub struct Journal {
 
 struct Inner {
     segments: Segments,
+    /// The latest lines, for a reporter that keeps up: it need not read them back.
+    tail: Tail,
     state: State,
     /// The position after the last give-back.
     given_back: Position,
@@ -83,7 +88,7 @@ impl Journal {
         segments.begin(&state).map_err(JournalError::Write)?;
         let given_back = segments.end();
         Ok(Journal {
-            inner: Mutex::new(Inner { segments, state, given_back }),
+            inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, state, given_back }),
             written: Notify::new(),
             acknowledged: watch::channel(from).0,
         })
@@ -93,8 +98,8 @@ impl Journal {
     ///
     /// # Errors
     /// When the line is not written; the call must not be made then.
-    pub fn opened(&self, draft: &CallRecord, lease: Option<&LeaseId>, unleased: &[LimitKey]) -> Result<(), JournalError> {
-        self.append(&[Line::Opened(OpenedCall { record: Box::new(draft.clone()), lease: lease.cloned(), unleased: unleased.to_vec() })])
+    pub fn opened(&self, draft: Arc<CallRecord>, lease: Option<&LeaseId>, unleased: &[LimitKey]) -> Result<(), JournalError> {
+        self.append(vec![Line::Opened(OpenedCall { record: draft, lease: lease.cloned(), unleased: unleased.to_vec() })])
     }
 
     /// A request for a lease is about to be sent.
@@ -102,7 +107,7 @@ impl Journal {
     /// # Errors
     /// When the line is not written.
     pub fn asked(&self, ask: LeaseAsk) -> Result<(), JournalError> {
-        self.append(&[Line::Asked { lease: ask.lease, seq: ask.seq, limits: ask.limits, min: ask.min, want: ask.want }])
+        self.append(vec![Line::Asked { lease: ask.lease, seq: ask.seq, limits: ask.limits, min: ask.min, want: ask.want }])
     }
 
     /// A request was answered; `granted` is zero when it was refused.
@@ -110,7 +115,7 @@ impl Journal {
     /// # Errors
     /// When the line is not written.
     pub fn answered(&self, lease: LeaseId, granted: Amount) -> Result<(), JournalError> {
-        self.append(&[Line::Answered { lease, granted }])
+        self.append(vec![Line::Answered { lease, granted }])
     }
 
     /// Money goes back to the ledger.
@@ -119,30 +124,33 @@ impl Journal {
     /// When the lines are not written.
     pub fn give_back(&self, backs: impl IntoIterator<Item = GiveBack>) -> Result<(), JournalError> {
         let line = |b: GiveBack| Line::Reported(Reported::GivenBack { lease: b.lease, seq: b.seq, amount: b.amount });
-        let lines: Vec<Line> = backs.into_iter().map(line).collect();
-        self.append(&lines)
+        self.append(backs.into_iter().map(line).collect())
     }
 
     /// Writes lines that belong together: after a crash all of them are there, or none.
     ///
     /// # Errors
     /// When they are not written; then none of them is.
-    pub fn append(&self, lines: &[Line]) -> Result<(), JournalError> {
+    pub fn append(&self, lines: Vec<Line>) -> Result<(), JournalError> {
         if lines.is_empty() {
             return Ok(());
         }
-        let text = line::to_text(lines);
+        let text = line::to_text(&lines);
         let mut inner = self.lock();
         inner.segments.append(&text).map_err(JournalError::Write)?;
-        for line in lines {
+        let end = inner.segments.end();
+        for line in &lines {
             inner.state.apply(line);
             if matches!(line, Line::Reported(Reported::GivenBack { .. })) {
-                inner.given_back = inner.segments.end();
+                inner.given_back = end;
             }
         }
+        inner.tail.push(end, lines);
         if inner.segments.active_bytes() > SEGMENT_BYTES {
             let Inner { segments, state, .. } = &mut *inner;
             segments.begin(state).map_err(JournalError::Write)?;
+            let end = inner.segments.end();
+            inner.tail.push(end, Vec::new());
         }
         drop(inner);
         self.written.notify_one();
@@ -154,10 +162,16 @@ impl Journal {
     /// # Errors
     /// When a segment cannot be read.
     pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
-        // Segments are read by their own handles, so calls go on writing meanwhile.
-        let reader = self.lock().segments.reader(from).map_err(JournalError::Read)?;
+        let reader = {
+            let inner = self.lock();
+            if let Some((entries, end)) = inner.tail.read(from, limit) {
+                return Ok(Batch { entries: without_short_calls(entries), end });
+            }
+            // Segments are read by their own handles, so calls go on writing meanwhile.
+            inner.segments.reader(from).map_err(JournalError::Read)?
+        };
         let (lines, end) = reader.lines(limit).map_err(JournalError::Read)?;
-        Ok(Batch { entries: lines.into_iter().filter_map(Line::into_reported).collect(), end })
+        Ok(Batch { entries: without_short_calls(lines.into_iter().filter_map(Line::into_reported).collect()), end })
     }
 
     /// Everything up to `position` was reported.
@@ -166,16 +180,22 @@ impl Journal {
         let line = Line::Acknowledged(position);
         inner.state.apply(&line);
         // If this is lost, entries are reported again, which changes nothing.
-        if let Err(error) = inner.segments.append(&line::to_text(&[line])) {
-            tracing::warn!(%error, "the journal cannot note what was reported");
+        match inner.segments.append(&line::to_text(&[line])) {
+            Ok(()) => {
+                let end = inner.segments.end();
+                inner.tail.push(end, Vec::new());
+            }
+            Err(error) => tracing::warn!(%error, "the journal cannot note what was reported"),
         }
         inner.segments.remove_before(position);
+        inner.tail.forget_before(position);
         drop(inner);
         self.acknowledged.send_replace(position);
     }
 
     /// As [`Journal::acknowledge`], without a note of it: nothing before `position` is worth reporting again.
     pub fn reached(&self, position: Position) {
+        self.lock().tail.forget_before(position);
         self.acknowledged.send_replace(position);
     }
 
@@ -217,7 +237,7 @@ impl Journal {
         let open = self.state().open;
         let calls = open.len();
         for call in open.into_values() {
-            self.append(&[call.into_settled()])?;
+            self.append(vec![call.into_settled()])?;
         }
         Ok(calls)
     }
@@ -231,6 +251,19 @@ impl Journal {
         // A panic while the lock is held leaves whole lines behind: each is one write.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Without the openings of calls that end in the same batch: the ledger would forget them again at once.
+fn without_short_calls(mut entries: Vec<Reported>) -> Vec<Reported> {
+    let ended: HashSet<CallId> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            Reported::Settled { record, .. } => Some(record.id.clone()),
+            _ => None,
+        })
+        .collect();
+    entries.retain(|entry| !matches!(entry, Reported::Opened { call, .. } if ended.contains(call)));
+    entries
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub async fn take(sidecar: &Sidecar, snapshot: &Snapshot, request: Request<Incom
     // Ids are the app's own, so that two apps may use the same.
     let unique = format!("{}/{}/{id}", snapshot.policy.origin.pod_uid, report.outcome);
     let outcome = Reported::Outcome { id: unique, outcome: report.outcome, count: report.count, dimensions };
-    match sidecar.accounts.journal.append(&[Line::Reported(outcome)]) {
+    match sidecar.accounts.journal.append(vec![Line::Reported(outcome)]) {
         Ok(()) => json_response(StatusCode::ACCEPTED, &json!({"id": id})),
         Err(error) => plain_error(StatusCode::SERVICE_UNAVAILABLE, "not_recorded", &error.to_string()),
     }
@@ -119,7 +119,7 @@ fn count(sidecar: &Sidecar, metric: &OutcomeMetric, value: u64, dimensions: Dime
     }
     let id = Uuid::now_v7().to_string();
     let outcome = Reported::Outcome { id, outcome: metric.outcome.clone(), count: growth, dimensions };
-    journal.append(&[Line::Counter { metric: key, value }, Line::Reported(outcome)])
+    journal.append(vec![Line::Counter { metric: key, value }, Line::Reported(outcome)])
 }
 
 /// How many were counted since the last reading. The pod's sidecar starts before its app, so the first value counts from zero;

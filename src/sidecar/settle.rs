@@ -30,8 +30,8 @@ impl Accounts {
     /// Writes the record of a call that never went upstream, or that draws on nothing.
     pub fn record(&self, record: CallRecord, unleased: Vec<LimitKey>) {
         self.metrics.call_ended(&record);
-        let line = Line::Reported(Reported::Settled { record: Box::new(record), lease: None, unleased });
-        if let Err(error) = self.journal.append(&[line]) {
+        let line = Line::Reported(Reported::Settled { record: Arc::new(record), lease: None, unleased });
+        if let Err(error) = self.journal.append(vec![line]) {
             tracing::error!(%error, "the record of a call is lost");
         }
     }
@@ -61,14 +61,15 @@ impl Reservation {
     /// # Errors
     /// When that cannot be noted; then the call must not be made, and the money is free again.
     pub fn open(mut self, draft: CallRecord, started: Instant) -> Result<OpenCall, JournalError> {
-        self.accounts.journal.opened(&draft, self.lease.as_ref(), &self.unleased)?;
+        let draft = Arc::new(draft);
+        self.accounts.journal.opened(Arc::clone(&draft), self.lease.as_ref(), &self.unleased)?;
         self.accounts.metrics.calls_open.inc();
         Ok(OpenCall {
             accounts: Arc::clone(&self.accounts),
             lease: self.lease.take(),
             unleased: std::mem::take(&mut self.unleased),
             held: self.amount,
-            draft: Some(Box::new(draft)),
+            draft: Some(draft),
             started,
             first_byte_ms: None,
             bytes: 0,
@@ -92,7 +93,7 @@ pub struct OpenCall {
     /// What of its reservation is still set aside.
     held: Amount,
     /// `None` once it is settled.
-    draft: Option<Box<CallRecord>>,
+    draft: Option<Arc<CallRecord>>,
     started: Instant,
     first_byte_ms: Option<i64>,
     bytes: u64,
@@ -143,14 +144,16 @@ impl OpenCall {
         if worst == self.held {
             return;
         }
-        let mut lower = draft.clone();
+        let reserved = draft.reserved;
+        let mut lower = CallRecord::clone(draft);
         (lower.reserved, lower.cost, lower.usage) = (worst, worst.usd, usage);
         // What would be charged after a crash is lowered before anybody else may draw the difference.
-        match self.accounts.journal.opened(&lower, self.lease.as_ref(), &self.unleased) {
+        match self.accounts.journal.opened(Arc::new(lower.clone()), self.lease.as_ref(), &self.unleased) {
             Ok(()) => {
                 self.accounts.leases.release(lease, self.held - worst);
                 self.held = worst;
-                (draft.cost, draft.usage) = (lower.cost, lower.usage);
+                lower.reserved = reserved;
+                *draft = Arc::new(lower);
             }
             Err(error) => tracing::debug!(%error, "a call keeps all that it has reserved"),
         }
@@ -162,8 +165,11 @@ impl OpenCall {
     }
 
     fn end(&mut self, ending: Ending) {
-        let Some(mut record) = self.draft.take() else { return };
-        let reserved = record.reserved;
+        let Some(draft) = self.draft.take() else { return };
+        let reserved = draft.reserved;
+        // After a drain that took too long the journal has settled it already.
+        let is_open = self.accounts.journal.is_open(&draft);
+        let mut record = Arc::unwrap_or_clone(draft);
         record.duration_ms = elapsed_ms(self.started);
         record.time_to_first_byte_ms = self.first_byte_ms;
         record.bytes += self.bytes;
@@ -178,10 +184,10 @@ impl OpenCall {
             tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than its worst case; all of it is charged");
             self.accounts.metrics.overruns.inc();
         }
-        // After a drain that took too long the journal has settled it already.
-        if self.accounts.journal.is_open(&record) {
-            let line = Reported::Settled { record, lease: self.lease.clone(), unleased: std::mem::take(&mut self.unleased) };
-            if let Err(error) = self.accounts.journal.append(&[Line::Reported(line)]) {
+        if is_open {
+            let line =
+                Reported::Settled { record: Arc::new(record), lease: self.lease.clone(), unleased: std::mem::take(&mut self.unleased) };
+            if let Err(error) = self.accounts.journal.append(vec![Line::Reported(line)]) {
                 tracing::error!(%error, "the end of a call is not in the journal; it will be charged as reserved");
             }
         }

@@ -1,6 +1,7 @@
 //! Pods as users write them, and what a pod's sidecar has: its identity and its way to the operator.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -71,7 +72,7 @@ impl Workload {
 }
 
 /// What a sidecar reports of a call to the frontier model of `route`, which an economy model could have answered.
-pub fn record(id: &str, route: &str, feature: &str, cost: &str) -> Box<CallRecord> {
+pub fn record(id: &str, route: &str, feature: &str, cost: &str) -> Arc<CallRecord> {
     let record = json!({
         "id": id,
         "startedAtMs": 0,
@@ -91,5 +92,5 @@ pub fn record(id: &str, route: &str, feature: &str, cost: &str) -> Box<CallRecor
         "outcome": "completed",
         "status": 200,
     });
-    Box::new(serde_json::from_value(record).unwrap())
+    Arc::new(serde_json::from_value(record).unwrap())
 }

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use prost::Message;
+use std::sync::Arc;
 
 use super::*;
 use crate::core::call::{CallKind, CallOutcome};
@@ -42,7 +43,7 @@ fn over_the_wire<A: Message, B: Message + Default>(message: A) -> B {
 }
 
 fn settled(record: &CallRecord) -> proto::ReportRequest {
-    let entry = Reported::Settled { record: Box::new(record.clone()), lease: Some(LeaseId("l".into())), unleased: vec![] };
+    let entry = Reported::Settled { record: Arc::new(record.clone()), lease: Some(LeaseId("l".into())), unleased: vec![] };
     proto::ReportRequest { entries: vec![entry.into()] }
 }
 
@@ -81,11 +82,11 @@ fn every_entry_survives_the_wire_in_order() {
             call: CallId("c-1".into()),
             lease: Some(LeaseId("l".into())),
             reserved: a_record().reserved,
-            draft: Some(Box::new(a_record())),
+            draft: Some(Arc::new(a_record())),
             unleased: vec![LimitKey("a/w/l".into())],
         },
         Reported::Opened { call: CallId("c-2".into()), lease: None, reserved: Amount::ZERO, draft: None, unleased: vec![] },
-        Reported::Settled { record: Box::new(a_record()), lease: None, unleased: vec![LimitKey("a/w/l".into())] },
+        Reported::Settled { record: Arc::new(a_record()), lease: None, unleased: vec![LimitKey("a/w/l".into())] },
         Reported::GivenBack { lease: LeaseId("l".into()), seq: 7, amount: Amount::ZERO },
         Reported::Outcome {
             id: "o-1".into(),

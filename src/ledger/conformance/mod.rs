@@ -11,6 +11,7 @@ use crate::core::money::PicoUsd;
 use crate::core::policy::Protocol;
 use crate::core::usage::Usage;
 use crate::ledger::{Acquire, HolderId, LeaseId};
+use std::sync::Arc;
 
 pub const DAY: Span = Span::Fixed { start_ms: 0, end_ms: 86_400_000 };
 
@@ -38,8 +39,8 @@ pub fn acquire(lease: &str, seq: u64, limits: &[LimitTerms], min: i128, want: i1
     }
 }
 
-pub fn record(id: &str, cost: i128, outcome: CallOutcome) -> Box<CallRecord> {
-    Box::new(CallRecord {
+pub fn record(id: &str, cost: i128, outcome: CallOutcome) -> Arc<CallRecord> {
+    Arc::new(CallRecord {
         id: CallId(id.into()),
         started_at_ms: 0,
         duration_ms: 5,

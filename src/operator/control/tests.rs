@@ -1,6 +1,7 @@
 //! The service as a sidecar sees it: a ledger in a file, and an API server that knows one token for each pod.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -256,7 +257,7 @@ async fn a_call_is_recorded_as_the_reporters_whatever_the_record_claims() {
         status: 200,
         unpriced: false,
     };
-    let entry = Reported::Settled { record: Box::new(record), lease: None, unleased: vec![LimitKey("shop/all/m".into())] };
+    let entry = Reported::Settled { record: Arc::new(record), lease: None, unleased: vec![LimitKey("shop/all/m".into())] };
     let report = || with_token("pod-a", proto::ReportRequest { entries: vec![entry.clone().into()] });
     bench.service.report(report()).await.expect("taken");
     bench.service.report(report()).await.expect("taken again");

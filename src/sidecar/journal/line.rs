@@ -1,6 +1,7 @@
 //! The journal's lines and the state that they add up to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ pub enum Line {
 /// A call on its way: what to charge if nothing more is learnt of it, and where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenedCall {
-    pub record: Box<CallRecord>,
+    pub record: Arc<CallRecord>,
     #[serde(default)]
     pub lease: Option<LeaseId>,
     #[serde(default)]

@@ -46,19 +46,28 @@ fn ask(seq: u64) -> LeaseAsk {
 }
 
 fn settled(id: &str) -> Line {
-    Line::Reported(Reported::Settled { record: Box::new(draft(id)), lease: Some(lease()), unleased: vec![] })
+    Line::Reported(Reported::Settled { record: Arc::new(draft(id)), lease: Some(lease()), unleased: vec![] })
 }
 
 #[test]
 fn what_is_written_is_read_back_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
-    journal.opened(&draft("c"), Some(&lease()), &[]).unwrap();
-    journal.append(&[settled("c")]).unwrap();
+    journal.opened(Arc::new(draft("c")), Some(&lease()), &[]).unwrap();
+    journal.append(vec![settled("c")]).unwrap();
     journal.give_back([GiveBack { lease: lease(), seq: 2, amount: amount(1) }]).unwrap();
     let batch = journal.read(0, 100).unwrap();
-    assert!(matches!(batch.entries.as_slice(), [Reported::Opened { .. }, Reported::Settled { .. }, Reported::GivenBack { seq: 2, .. }]));
+    assert!(
+        matches!(batch.entries.as_slice(), [Reported::Settled { .. }, Reported::GivenBack { seq: 2, .. }]),
+        "a call that has ended was never open"
+    );
     assert_eq!(batch.end, journal.end());
+    let first = journal.read(0, 2).unwrap();
+    assert!(matches!(first.entries.as_slice(), [Reported::Opened { .. }]));
+    drop(journal);
+    let reopened = Journal::open(directory.path()).unwrap();
+    assert_eq!(reopened.read(first.end, 100).unwrap().entries, batch.entries, "from the file as from memory");
+    let (journal, batch) = (reopened, Batch { end: batch.end, entries: vec![] });
     assert!(journal.read(batch.end, 100).unwrap().entries.is_empty());
 }
 
@@ -68,11 +77,11 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
     let journal = Journal::open(directory.path()).unwrap();
     journal.asked(ask(1)).unwrap();
     journal.answered(lease(), amount(30)).unwrap();
-    journal.opened(&draft("done"), Some(&lease()), &[]).unwrap();
+    journal.opened(Arc::new(draft("done")), Some(&lease()), &[]).unwrap();
     let seen = journal.read(0, 100).unwrap().end;
     journal.acknowledge(seen);
-    journal.opened(&draft("open"), Some(&lease()), &[]).unwrap();
-    journal.append(&[settled("done")]).unwrap();
+    journal.opened(Arc::new(draft("open")), Some(&lease()), &[]).unwrap();
+    journal.append(vec![settled("done")]).unwrap();
     journal.asked(ask(2)).unwrap();
     drop(journal);
 
@@ -91,7 +100,7 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
         position = batch.end;
         ids.extend(batch.entries.into_iter().map(|e| match e {
             Reported::Opened { call, .. } => call.0,
-            Reported::Settled { record, .. } => record.id.0,
+            Reported::Settled { record, .. } => record.id.0.clone(),
             other => panic!("{other:?}"),
         }));
     }
@@ -104,7 +113,7 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
 fn half_a_line_is_as_if_it_had_never_been_written() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
-    journal.opened(&draft("whole"), None, &[]).unwrap();
+    journal.opened(Arc::new(draft("whole")), None, &[]).unwrap();
     let end = journal.end();
     drop(journal);
     let file = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some()).unwrap();
@@ -114,7 +123,7 @@ fn half_a_line_is_as_if_it_had_never_been_written() {
 
     let journal = Journal::open(directory.path()).unwrap();
     assert_eq!(journal.state().open.len(), 1);
-    journal.append(&[settled("later")]).unwrap();
+    journal.append(vec![settled("later")]).unwrap();
     let mut position = end;
     let mut entries = Vec::new();
     while position < journal.end() {
@@ -130,10 +139,10 @@ fn half_a_line_is_as_if_it_had_never_been_written() {
 fn segments_that_are_reported_go_and_the_state_stays() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
-    journal.opened(&draft("long"), None, &[]).unwrap();
+    journal.opened(Arc::new(draft("long")), None, &[]).unwrap();
     let segments = || fs::read_dir(directory.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count();
     while segments() < 3 {
-        journal.append(&[settled("short")]).unwrap();
+        journal.append(vec![settled("short")]).unwrap();
     }
     journal.acknowledge(journal.end());
     assert_eq!(segments(), 1);
