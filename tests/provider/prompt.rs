@@ -110,12 +110,12 @@ fn part_tokens(part: &Value) -> u64 {
     }
     let text = |field: &str| part[field].as_str().map_or(0, tokens::count);
     match part["type"].as_str().unwrap_or_default() {
-        "text" | "input_text" => text("text"),
+        "text" | "input_text" | "output_text" => text("text"),
         "refusal" => text("refusal"),
         "thinking" => text("thinking"),
-        "image" | "image_url" => IMAGE_TOKENS,
+        "image" | "image_url" | "input_image" => IMAGE_TOKENS,
         "input_audio" => AUDIO_TOKENS,
-        "file" | "document" => DOCUMENT_TOKENS,
+        "file" | "document" | "input_file" => DOCUMENT_TOKENS,
         "tool_use" => text("name") + tokens::count_json(&part["input"]),
         "tool_result" => match part["content"].as_array() {
             Some(parts) => parts.iter().map(part_tokens).sum(),

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::answer::{Answer, Wish};
 use crate::faults::Fault;
-use crate::models::Model;
+use crate::models::{Input, Model, Rates};
 use crate::pace::{Generation, Piece, Step, Usage};
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
@@ -37,9 +37,23 @@ pub trait Dialect: Send + 'static {
     fn opening(&mut self, answers: &[Answer], usage: &Usage) -> String;
     fn piece(&mut self, piece: &Piece) -> String;
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String;
+    /// What the model reads in all: more than the prompt where tools run between.
+    fn all_input(&self, prompt: Input) -> Input {
+        prompt
+    }
+    /// What the call's tokens cost.
+    fn rates(&self, model: &Model, _: &Input) -> Rates {
+        model.rates()
+    }
+    /// Pico-dollars beside the tokens.
+    fn fees(&self) -> u128 {
+        0
+    }
+    /// The call is served in another service tier than it asked for.
+    fn other_tier(&mut self) {}
 }
 
-pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Response {
+pub async fn answer(provider: &Provider, ask: Ask, mut dialect: impl Dialect) -> Response {
     let call = provider.bill.open(&ask.label, ask.model);
     let fault = provider.faults.next(&ask.label, ask.model.name);
     if let Some(Fault::Status(refusal)) = &fault {
@@ -50,7 +64,12 @@ pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Res
         pace.first_token += delay;
     }
     let cut_after = if let Some(Fault::CutStream { after_tokens }) = fault { Some(after_tokens) } else { None };
-    let input = provider.cache.split(ask.model, &ask.prompt, Instant::now());
+    if fault == Some(Fault::OtherTier) {
+        dialect.other_tier();
+    }
+    let input = dialect.all_input(provider.cache.split(ask.model, &ask.prompt, Instant::now()));
+    let call = call.at(dialect.rates(ask.model, &input));
+    call.bill_fee(dialect.fees());
     let answers = ask.wishes.into_iter().map(Wish::answer).collect();
     let generation = Generation::start(call, input, answers, pace, cut_after);
     if fault == Some(Fault::Hang) {

@@ -27,6 +27,8 @@ pub struct Provider {
     pub faults: Faults,
     pub cache: PromptCache,
     pub pace: Pace,
+    /// What later responses may refer to.
+    pub stored: Arc<openai::Stored>,
     pub openai_key: Option<String>,
     pub anthropic_key: Option<String>,
     requests: AtomicU64,
@@ -38,6 +40,7 @@ impl Provider {
             bill: Arc::default(),
             faults: Faults::default(),
             cache: PromptCache::default(),
+            stored: Arc::default(),
             pace: Pace { first_token: Duration::from_millis(args.first_token_ms), tokens_per_second: args.tokens_per_second },
             openai_key: args.openai_key.clone(),
             anthropic_key: args.anthropic_key.clone(),
@@ -74,8 +77,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 pub fn router(args: &Args) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(openai::completions))
+    openai::routes(Router::new())
+        .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models))
@@ -183,7 +186,7 @@ mod tests {
         if model.starts_with("claude") {
             anthropic::messages(state, headers(key), body).await
         } else {
-            openai::completions(state, headers(key), body).await
+            openai::chat(state, headers(key), body).await
         }
     }
 
