@@ -179,8 +179,6 @@ class Clients(Case):
         self.assertLessEqual({"claude-opus-5", "claude-haiku-4-5"}, set(names))
         self.assertEqual(stack.rows(), [])
 
-    # The sidecar does not take this path yet; once it does, this decorator must go.
-    @unittest.expectedFailure
     def test_counting_tokens_is_answered_by_the_provider_and_free(self) -> None:
         stack = self.stack(policy([budget(usd="0.000001")]))
         counted = self.client(stack).messages.count_tokens(model="claude-opus-5", messages=HELLO)

@@ -280,8 +280,6 @@ class Clients(Case):
         self.assertLessEqual({"gpt-5", "gpt-5-mini"}, names)
         self.assertEqual(stack.rows(), [])
 
-    # The sidecar does not take this path yet; once it does, this decorator must go.
-    @unittest.expectedFailure
     def test_one_model_is_described(self) -> None:
         stack = self.stack()
         self.assertEqual(self.client(stack).models.retrieve("gpt-5").id, "gpt-5")

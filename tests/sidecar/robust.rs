@@ -93,8 +93,10 @@ async fn what_the_provider_says_of_the_input_frees_the_rest_of_its_reservation()
     body.frame().await.unwrap().unwrap();
     // The prompt's 20,005 tokens, of which the provider says that they are all; reserved was a byte's worth each and the frame around.
     let held = bench.sidecar.accounts.leases.held().usd.0;
-    until("the surplus is free", || bench.sidecar.accounts.leases.free(&[spendkeeper::core::limit::LimitKey("default/b/total".into())]).usd.0 > 0)
-        .await;
+    until("the surplus is free", || {
+        bench.sidecar.accounts.leases.free(&[spendkeeper::core::limit::LimitKey("default/b/total".into())]).usd.0 > 0
+    })
+    .await;
     assert_eq!(bench.sidecar.accounts.leases.held().usd.0, held, "it is still this sidecar's");
     provider.finish.send_replace(true);
     body.collect().await.unwrap();
@@ -162,7 +164,8 @@ async fn a_second_request_cannot_be_smuggled_in_the_first() {
         "transfer-encoding: xchunked\r\n".to_owned(),
         format!("content-length: +{}\r\n", body.len()),
     ] {
-        let request = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{framing}\r\n{body}GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{framing}\r\n{body}GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n");
         let mut stream = connect(&bench).await;
         stream.write_all(request.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();

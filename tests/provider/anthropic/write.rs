@@ -30,6 +30,7 @@ impl Messages {
         usage_written["cache_creation"] = json!({
             "ephemeral_5m_input_tokens": usage.input.cache_write, "ephemeral_1h_input_tokens": usage.input.cache_write_long});
         usage_written["service_tier"] = json!("standard");
+        usage_written["inference_geo"] = json!("global");
         // The first event of a stream comes before any search.
         if self.searches > 0 && stop_reason.is_some() {
             usage_written["server_tool_use"] = self.searches_written();
