@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::core::policy::Capability;
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::llm::address::Addressed;
 use crate::llm::content::Content;
 use crate::llm::request::{Facts, InputBound, Members, RequestError, Texts, input_bound, span_in};
@@ -110,6 +110,7 @@ pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
         tier: asked_tier(request.service_tier.as_deref()),
         // What a search finds is read in a pass of its own.
         input: InputBound { opaque: bound.opaque || has_unbounded(&request), passes: 1 + searches, ..bound },
+        cache: CacheWrites::Any,
         // A search model searches once.
         web_searches: searches,
         media: request.audio.is_some() || contents.iter().flat_map(|c| &c.0).any(|part| part.kind != "text"),

@@ -23,7 +23,7 @@ struct Version {
 type Shared = State<Arc<Provider>>;
 
 /// A deployment has the name of its model, with `dep-` in front or not.
-fn model_of(deployment: &str) -> &str {
+pub fn model_of(deployment: &str) -> &str {
     deployment.strip_prefix("dep-").unwrap_or(deployment)
 }
 

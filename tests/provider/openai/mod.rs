@@ -131,7 +131,11 @@ fn accepted(provider: &Provider, host: &Host, headers: &HeaderMap, body: Receive
     let fields = Fields::parse(body)?;
     Ok(match host {
         Host::Azure(Some(model)) => fields.with("model", json!(model)),
-        _ => fields,
+        Host::Azure(None) => match fields.text("model")?.map(|deployment| json!(azure::model_of(deployment))) {
+            Some(model) => fields.with("model", model),
+            None => fields,
+        },
+        Host::OpenAi => fields,
     })
 }
 

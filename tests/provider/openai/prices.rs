@@ -3,8 +3,6 @@
 use crate::models::{Input, Model, Rates, Vendor};
 use crate::refusal::Refusal;
 
-/// Pico-dollars for a web search: ten dollars for a thousand.
-pub const WEB_SEARCH: u128 = 10_000_000_000;
 /// Longer inputs of gpt-5.4 have other prices, all of their tokens.
 const LONG: u64 = 272_000;
 
@@ -78,6 +76,7 @@ pub fn rates(model: &Model, tier: Tier, input: &Input) -> Rates {
     match (model.name, tier) {
         ("gpt-5.4", Tier::Default) if input.tokens() > LONG => nano(5_000, 500, 22_500),
         ("gpt-5.4", Tier::Priority) => nano(5_000, 500, 30_000),
+        ("gpt-5.4", Tier::Flex) if input.tokens() > LONG => nano(2_500, 250, 11_250),
         ("gpt-5.4", Tier::Flex) => nano(1_250, 130, 7_500),
         ("gpt-5", Tier::Priority) => nano(2_500, 250, 20_000),
         (_, Tier::Default) => model.rates(),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::prices::{self, Tier, WEB_SEARCH};
+use super::prices::{self, Tier};
 use super::write::now;
 use super::{Stored, asked_model, refusals, request};
 use crate::answer::{Answer, End, Form, Wish};
 use crate::fields::Fields;
-use crate::models::{Input, Model, Rates};
+use crate::models::{Input, Model, Rates, WEB_SEARCH};
 use crate::pace::{Part, Piece, Usage};
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
@@ -32,6 +32,7 @@ pub struct Response {
     stored: Option<Arc<Stored>>,
     /// Actions of the search tool.
     actions: &'static [&'static str],
+    hides_usage: bool,
     /// Which function is called.
     tool: Option<String>,
     /// Events so far.
@@ -79,6 +80,7 @@ pub fn read(fields: &Fields, id: &str, stored: &Arc<Stored>) -> Result<(Ask, Res
         said,
         stored: fields.get("store").is_none_or(|store| store == true).then(|| Arc::clone(stored)),
         actions: if searches { &ACTIONS[..calls] } else { &[] },
+        hides_usage: false,
         tool: if let Form::ToolCall { name, .. } = form { Some(name) } else { None },
         sequence: 0,
         done: Vec::new(),
@@ -127,6 +129,7 @@ fn form(fields: &Fields, tools: &[Value], prompt: &Prompt) -> Form {
 
 impl Response {
     fn frame(&self, status: &str, output: &[Value], usage: Option<&Usage>) -> Value {
+        let usage = usage.filter(|_| !self.hides_usage);
         let details = (status == "incomplete").then(|| json!({"reason": "max_output_tokens"}));
         let mut response = json!({"id": self.id, "object": "response", "created_at": self.created, "status": status, "error": null,
             "incomplete_details": details, "instructions": null, "metadata": {}, "model": self.model, "output": output,
@@ -134,7 +137,7 @@ impl Response {
             "temperature": 1.0, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [], "top_p": 1.0,
             "truncation": "disabled", "background": self.background, "usage": usage.map(written)});
         // Some models say how often they searched, and of others the output has to be counted.
-        if usage.is_some() && self.model == "gpt-5.4" {
+        if usage.is_some() && self.model == "gpt-5" {
             let none = json!({"input_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}, "output_tokens": 0, "total_tokens": 0});
             response["tool_usage"] = json!({"web_search": {"num_requests": self.searches()}, "image_gen": none});
         }
@@ -332,6 +335,14 @@ impl Dialect for Response {
 
     fn other_tier(&mut self) {
         self.tier = Tier::Default;
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn failure(&mut self) -> String {
+        self.event("error", json!({"code": "server_error", "message": "The server had an error.", "param": null}))
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Chat {
     wants_usage: bool,
     /// Azure says first what its filters found in the prompt.
     is_azure: bool,
+    hides_usage: bool,
     created: u64,
     /// For each choice, whether what is streamed are a tool's arguments.
     calls_tool: Vec<bool>,
@@ -26,7 +27,7 @@ pub struct Chat {
 
 impl Chat {
     pub fn new(id: String, model: &'static str, tier: Tier, wants_usage: bool, is_azure: bool) -> Chat {
-        Chat { id, model, tier, wants_usage, is_azure, created: now(), calls_tool: Vec::new() }
+        Chat { id, model, tier, wants_usage, is_azure, hides_usage: false, created: now(), calls_tool: Vec::new() }
     }
 
     fn frame(&self, object: &str, choices: Value) -> Value {
@@ -68,7 +69,9 @@ impl Dialect for Chat {
             json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(answer)})
         });
         let mut completion = self.frame("chat.completion", choices.collect());
-        completion["usage"] = written(usage);
+        if !self.hides_usage {
+            completion["usage"] = written(usage);
+        }
         completion
     }
 
@@ -118,6 +121,18 @@ impl Dialect for Chat {
 
     fn other_tier(&mut self) {
         self.tier = Tier::Default;
+    }
+
+    /// As servers do that do not know the option: they ignore it.
+    fn hide_usage(&mut self) {
+        (self.wants_usage, self.hides_usage) = (false, true);
+    }
+
+    /// As the real one does, without a `[DONE]`.
+    fn failure(&mut self) -> String {
+        let error = json!({"message": "The server had an error while processing your request. Sorry about that!", "type": "server_error",
+            "param": null, "code": null});
+        format!("data: {}\n\n", json!({"error": error}))
     }
 }
 
