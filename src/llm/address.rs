@@ -116,13 +116,14 @@ pub fn upstream_path(provider: Provider, call: &Addressed, model: &str, query: O
         (_, Protocol::BedrockConverse | Protocol::BedrockInvoke) => format!("/model/{}/{}", encoded(model), call.verb),
         (Provider::AzureOpenAI, _) => {
             let operation = protocol.path().strip_prefix("/v1").unwrap_or(protocol.path());
-            // A version belongs to the older, deployment-based addresses; the newer ones have none.
-            if has_parameter(query, "api-version") && protocol != Protocol::OpenAIResponses {
-                format!("/openai/deployments/{}{operation}", encoded(model))
-            } else if has_parameter(query, "api-version") {
-                format!("/openai{operation}")
-            } else {
-                format!("/openai/v1{operation}")
+            // A dated version belongs to the older addresses, which have the deployment for all but Responses; the newer ones have
+            // none, or one that is a word (`preview`).
+            match parameter(query, "api-version") {
+                Some(dated) if dated.starts_with(|c: char| c.is_ascii_digit()) => match protocol {
+                    Protocol::OpenAIResponses => format!("/openai{operation}"),
+                    _ => format!("/openai/deployments/{}{operation}", encoded(model)),
+                },
+                _ => format!("/openai/v1{operation}"),
             }
         }
         _ => protocol.path().to_owned(),
@@ -153,8 +154,9 @@ fn upstream_query(provider: Provider, call: &Addressed, query: Option<&str>) -> 
     kept.join("&")
 }
 
-fn has_parameter(query: Option<&str>, name: &str) -> bool {
-    query.unwrap_or_default().split('&').any(|pair| pair.split('=').next() == Some(name))
+/// The value of a query's parameter, as it is written there.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
 /// A model's name as one segment of a path: the ARNs of Bedrock have slashes and colons. What is encoded already stays so.
@@ -207,6 +209,9 @@ mod tests {
             ("/v1/responses", P::OpenAIResponses, None, None),
             ("/v1/messages", P::AnthropicMessages, None, None),
             ("/openai/v1/embeddings", P::OpenAIEmbeddings, None, None),
+            ("/openai/responses", P::OpenAIResponses, None, None),
+            ("/openai/v1/chat/completions", P::OpenAIChat, None, None),
+            ("/openai/deployments/my%2Fgpt/completions", P::OpenAICompletions, Some("my%2Fgpt"), None),
             ("/openai/deployments/my-gpt/chat/completions", P::OpenAIChat, Some("my-gpt"), None),
             ("/v1beta/models/gemini-2.5-flash:generateContent", P::GeminiGenerate, Some("gemini-2.5-flash"), Some(false)),
             (
@@ -241,6 +246,18 @@ mod tests {
             (
                 path(Provider::AzureOpenAI, P::OpenAIChat, "d", false, Some("api-version=2024-10-21")),
                 "/openai/deployments/d/chat/completions?api-version=2024-10-21",
+            ),
+            (
+                path(Provider::AzureOpenAI, P::OpenAIChat, "d", false, Some("api-version=preview")),
+                "/openai/v1/chat/completions?api-version=preview",
+            ),
+            (
+                path(Provider::AzureOpenAI, P::OpenAIResponses, "d", false, Some("api-version=2025-04-01-preview")),
+                "/openai/responses?api-version=2025-04-01-preview",
+            ),
+            (
+                path(Provider::AzureOpenAI, P::OpenAIEmbeddings, "a/b", false, Some("api-version=2024-10-21")),
+                "/openai/deployments/a%2Fb/embeddings?api-version=2024-10-21",
             ),
             (path(Provider::Gemini, P::GeminiGenerate, "g", true, None), "/v1beta/models/g:streamGenerateContent?alt=sse"),
             (path(Provider::VertexAI, P::GeminiGenerate, "g", false, Some("key=k")), "/publishers/google/models/g:generateContent"),

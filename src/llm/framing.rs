@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::bedrock::eventstream;
-use super::sse::{self, Splitter};
+use super::sse::{self, EndsBy, Splitter};
 
 /// How a streamed answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,14 @@ pub enum Framing {
 
 impl Framing {
     /// How an answer streams, by its content type; `None` for one in one piece. JSON is an array of events only where a
-    /// stream was asked for.
-    pub fn of(content_type: &str, asked_to_stream: bool) -> Option<Framing> {
+    /// stream was asked for in a format that has them.
+    pub fn of(content_type: &str, may_be_array: bool) -> Option<Framing> {
         let kind = content_type.split(';').next().unwrap_or_default().trim();
         match kind {
             "text/event-stream" => Some(Framing::ServerSentEvents),
             "application/x-ndjson" | "application/jsonl" => Some(Framing::Lines),
             "application/vnd.amazon.eventstream" => Some(Framing::AmazonEvents),
-            "application/json" if asked_to_stream => Some(Framing::JsonArray),
+            "application/json" if may_be_array => Some(Framing::JsonArray),
             _ => None,
         }
     }
@@ -43,12 +43,12 @@ pub struct Cutter {
 
 impl Cutter {
     pub fn new(framing: Framing) -> Cutter {
-        let end = match framing {
-            Framing::Lines => sse::end_of_line,
-            Framing::AmazonEvents => eventstream::end_of_frame,
-            _ => sse::end_of_event,
+        let events = match framing {
+            Framing::Lines => Splitter::new(sse::end_of_line, EndsBy::Mark(1)),
+            Framing::AmazonEvents => Splitter::new(eventstream::end_of_frame, EndsBy::Length),
+            _ => Splitter::new(sse::end_of_event, EndsBy::Mark(3)),
         };
-        Cutter { framing, events: Splitter::new(end), elements: Default::default() }
+        Cutter { framing, events, elements: Default::default() }
     }
 
     /// The events that `chunk` completes, in order, each as it was on the wire; they share the chunk's memory where they can.

@@ -53,8 +53,8 @@ pub fn is_free(method: &Method, path: &str) -> bool {
 }
 
 /// What the answer to a request of this path says it used.
-pub fn usage_of(_path: &str, _body: &[u8]) -> Option<ReportedUsage> {
-    None
+pub fn usage_of(path: &str, body: &[u8]) -> Option<ReportedUsage> {
+    super::openai::media::usage_of_passthrough(path, body)
 }
 
 #[cfg(test)]

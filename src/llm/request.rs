@@ -123,6 +123,10 @@ enum Text {
 pub fn parse(addressed: Addressed, body: Bytes) -> Result<Request, RequestError> {
     let text = std::str::from_utf8(&body).map_err(|e| RequestError::Malformed(format!("it is not UTF-8 from byte {}", e.valid_up_to())))?;
     let mut facts = (format(addressed.protocol).facts)(&addressed, text)?;
+    // What goes into a body goes before its first member.
+    if text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '{' || c == '}').is_empty() {
+        return Err(RequestError::Malformed("it is empty".to_owned()));
+    }
     if let Some(segment) = &addressed.model {
         // Azure's deployment in the path wins over a name in the body, as it does there.
         facts.model = address::decoded(segment).ok_or(RequestError::Field { field: "path", problem: "the model is no UTF-8" })?;

@@ -47,29 +47,47 @@ impl Request {
     pub fn rewrite(&self, change: &Rewrite) -> Bytes {
         let mut splices: Vec<(Range<usize>, String)> = Vec::new();
         let members = &self.facts.members;
-        if let (Some(model), Some(span)) = (&change.model, &members.model)
-            && *model != self.facts.model
-        {
-            splices.push((span.clone(), json_string(model)));
+        if let Some(model) = &change.model {
+            match &members.model {
+                // Where the path names the model, what the body says may be another: it must not go to who reads the body.
+                Some(span) if serde_json::from_slice::<String>(&self.body[span.clone()]).ok().as_ref() != Some(model) => {
+                    splices.push((span.clone(), json_string(model)));
+                }
+                None if !self.addressed.protocol.has_model_in_path() => {
+                    let start = self.start();
+                    splices.push((start..start, format!("\"model\":{},", json_string(model))));
+                }
+                _ => {}
+            }
         }
-        if let Some(cap) = change.max_output.filter(|cap| self.facts.max_output != Some(*cap)) {
+        if let Some(cap) = change.max_output {
             match &members.cap {
+                // A default that servers do not agree on is written out as well.
                 Some(slot) if members.max_output.is_empty() => {
                     splices.push((slot.at..slot.at, format!("{}{cap}{}", slot.before, slot.after)));
                 }
-                _ => splices.extend(members.max_output.iter().map(|span| (span.clone(), cap.to_string()))),
+                _ => {
+                    let holds = self.facts.max_output == Some(cap);
+                    let spans = members.max_output.iter().filter(|span| !holds || self.body[(*span).clone()] == *b"null");
+                    splices.extend(spans.map(|span| (span.clone(), cap.to_string())));
+                }
             }
         }
         if change.include_usage && !self.facts.wants_usage {
             match &members.stream_options {
                 Some(span) => splices.push((span.clone(), with_usage(&self.body[span.clone()]))),
                 None => {
-                    let start = self.body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1);
+                    let start = self.start();
                     splices.push((start..start, "\"stream_options\":{\"include_usage\":true},".to_owned()));
                 }
             }
         }
         if splices.is_empty() { self.body.clone() } else { splice(&self.body, splices) }
+    }
+
+    /// Where the first member of the body stands.
+    fn start(&self) -> usize {
+        self.body.iter().position(|b| *b == b'{').map_or(0, |at| at + 1)
     }
 }
 

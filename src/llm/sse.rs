@@ -2,16 +2,26 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// An event longer than this is passed on unread: no provider sends one.
-const MAX_EVENT_BYTES: usize = 1 << 20;
+/// An event longer than this is passed on unread. The last event of a streamed response repeats the whole answer, images included.
+const MAX_EVENT_BYTES: usize = 16 << 20;
 
 /// Finds the end of the first event in some bytes.
 pub type End = fn(&[u8]) -> Option<usize>;
+
+/// What has to be looked at to find an event's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndsBy {
+    /// The event's beginning, which says how long it is.
+    Length,
+    /// So many bytes at most, wherever they stand.
+    Mark(usize),
+}
 
 /// Cuts a stream into events, each with what ends it.
 #[derive(Debug)]
 pub struct Splitter {
     end: End,
+    by: EndsBy,
     /// The beginning of an event whose end has not arrived.
     begun: BytesMut,
     /// Set once an event was too long: from there on nothing is cut any more.
@@ -19,30 +29,36 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    pub fn new(end: End) -> Splitter {
-        Splitter { end, begun: BytesMut::new(), overflowed: false }
+    pub fn new(end: End, by: EndsBy) -> Splitter {
+        Splitter { end, by, begun: BytesMut::new(), overflowed: false }
     }
 
     /// The events that `chunk` completes, in order. They share the chunk's memory where they lie in it whole.
+    ///
+    /// What has begun is neither copied nor searched again, so that a long event takes no longer for coming in many chunks.
     pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
         if self.overflowed {
             return Vec::new();
         }
-        let mut rest = if self.begun.is_empty() {
-            chunk.clone()
-        } else {
+        let mut rest = chunk.clone();
+        if !self.begun.is_empty() {
+            let unsearched = match self.by {
+                EndsBy::Length => 0,
+                EndsBy::Mark(bytes) => self.begun.len().saturating_sub(bytes - 1),
+            };
             self.begun.extend_from_slice(chunk);
-            self.begun.split().freeze()
-        };
+            if (self.end)(&self.begun[unsearched..]).is_none() {
+                self.overflowed = self.begun.len() > MAX_EVENT_BYTES;
+                return Vec::new();
+            }
+            rest = self.begun.split().freeze();
+        }
         let mut events = Vec::new();
         while let Some(end) = (self.end)(&rest) {
             events.push(rest.split_to(end));
         }
-        if rest.len() > MAX_EVENT_BYTES {
-            self.overflowed = true;
-        } else {
-            self.begun.extend_from_slice(&rest);
-        }
+        self.overflowed = rest.len() > MAX_EVENT_BYTES;
+        self.begun.extend_from_slice(&rest);
         events
     }
 
@@ -51,7 +67,7 @@ impl Splitter {
         self.overflowed
     }
 
-    /// What is left of a stream that ended within an event.
+    /// What is left of a stream that ended within an event, or of an event that was too long.
     pub fn take_rest(&mut self) -> Bytes {
         self.begun.split().freeze()
     }

@@ -80,6 +80,10 @@ impl StreamMeter {
                 for event in self.cutter.push(&chunk) {
                     read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event);
                 }
+                if self.cutter.overflowed() {
+                    // It went through; nobody needs what was kept of it.
+                    self.cutter.take_rest();
+                }
                 chunk
             }
             Shown::WithoutUsage => self.push_without_usage(chunk),
@@ -96,25 +100,25 @@ impl StreamMeter {
     }
 
     fn push_without_usage(&mut self, chunk: Bytes) -> Bytes {
-        let held = self.cutter.take_rest();
-        let whole = if held.is_empty() { chunk } else { [held, chunk].concat().into() };
-        let events = self.cutter.push(&whole);
-        let done: usize = events.iter().map(Bytes::len).sum();
-        let mut hidden = false;
-        let mut shown = Vec::with_capacity(events.len());
+        let events = self.cutter.push(&chunk);
+        let all = events.len();
+        let mut shown = Vec::with_capacity(all);
         for event in events {
-            match read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event) {
-                true => hidden = true,
-                false => shown.push(event),
+            if !read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event) {
+                shown.push(event);
             }
         }
         if self.cutter.overflowed() {
             // Too long to be an event of ours: let it through from here on, unread.
             self.shown = Shown::AsItCame;
-            shown.push(whole.slice(done..));
+            shown.push(self.cutter.take_rest());
         }
-        // What lies side by side needs no copy.
-        if hidden { join(shown) } else { whole.slice(..shown.iter().map(Bytes::len).sum::<usize>()) }
+        // What lies side by side, and is all of the chunk, needs no copy.
+        let length: usize = shown.iter().map(Bytes::len).sum();
+        if shown.len() == all && length == chunk.len() && shown.first().is_some_and(|first| first.as_ptr() == chunk.as_ptr()) {
+            return chunk;
+        }
+        join(shown)
     }
 
     /// What is held back of an event that never ended, or what a translation ends with; for the caller, after the last chunk.

@@ -52,7 +52,7 @@ pub fn target<'a>(method: &Method, path: &'a str) -> Target<'a> {
         return Target::Shared { name, path: &rest[name.len()..] };
     }
     match (method, path, path.strip_prefix("/v1").unwrap_or(path)) {
-        (&Method::GET, _, "/models") | (&Method::GET, "/openai/v1/models", _) => Target::Models,
+        (&Method::GET, _, "/models") | (&Method::GET, "/openai/v1/models" | "/openai/models", _) => Target::Models,
         (&Method::POST, OUTCOMES_PATH, _) => Target::Outcomes,
         (&Method::POST, _, _) => recognise(path).map_or(Target::Other, Target::Model),
         _ => Target::Other,

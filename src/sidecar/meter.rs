@@ -83,9 +83,14 @@ impl Metering {
     }
 
     fn completed(&self, reported: &ReportedUsage) -> Ending {
+        let mut reported = reported.clone();
+        if self.protocol == Protocol::OpenAIChat {
+            // Its answers do not count searches; a search model makes the one that it was asked for.
+            reported.usage.web_searches = reported.usage.web_searches.max(self.worst.bound.web_searches);
+        }
         let beyond = reported.beyond.iter().map(|beyond| &beyond.usage);
         let usage = beyond.fold(reported.usage, |sum, more| sum.saturating_add(more));
-        Ending::completed(self.status, usage, self.cost(reported))
+        Ending::completed(self.status, usage, self.cost(&reported))
     }
 
     /// What the provider will bill. A tier that it does not name is the one that was asked for, and a model without a price of its own
@@ -381,6 +386,16 @@ mod tests {
             let ending = metering().ending(&StreamEnd { reported, complete, failed });
             assert_eq!((ending.outcome, ending.charge.map(|(_, cost)| cost)), (outcome, cost), "{figures} {complete} {failed}");
         }
+    }
+
+    #[test]
+    fn a_search_that_the_answer_does_not_count_has_its_fee() {
+        let mut metering = metering();
+        metering.worst.bound.web_searches = 1;
+        metering.worst.tariff =
+            Some(Arc::new(Tariff { web_search: Some(PicoUsd(100)), ..Tariff::flat(Rates::plain(PicoUsd(2), PicoUsd(2))) }));
+        let (used, cost) = metering.completed(&ReportedUsage::of(usage(), None)).charge.unwrap();
+        assert_eq!((used.web_searches, cost), (1, PicoUsd(114)));
     }
 
     #[test]

@@ -18,6 +18,12 @@ impl Fields {
         Ok(Fields(members))
     }
 
+    /// With a member in place of the caller's.
+    pub fn with(mut self, field: &str, value: Value) -> Fields {
+        self.0.insert(field.to_owned(), value);
+        self
+    }
+
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|value| !value.is_null())
     }

@@ -6,6 +6,9 @@
 /// Pico-dollars a token for a price of one micro-dollar a token, which is one dollar per million.
 const USD_PER_MILLION: u64 = 1_000_000;
 
+/// Pico-dollars for a web search at the provider: ten dollars for a thousand.
+pub const WEB_SEARCH: u128 = 10_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     OpenAi,
@@ -77,7 +80,7 @@ pub static MODELS: [Model; 10] = [
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
-    MODELS.iter().filter(move |model| model.vendor == vendor)
+    MODELS.iter().chain(&crate::openai::prices::MORE_MODELS).filter(move |model| model.vendor == vendor)
 }
 
 pub fn find(vendor: Vendor, name: &str) -> Option<&'static Model> {
@@ -94,12 +97,47 @@ pub struct Input {
 }
 
 impl Input {
+    pub fn add(&mut self, more: &Input) {
+        self.fresh += more.fresh;
+        self.cached_read += more.cached_read;
+        self.cache_write += more.cache_write;
+        self.cache_write_long += more.cache_write_long;
+    }
+
     pub fn tokens(&self) -> u64 {
         self.fresh + self.cached_read + self.cache_write + self.cache_write_long
     }
 }
 
+/// What the tokens of one call cost, in pico-dollars each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    pub input: u64,
+    pub cached_read: u64,
+    pub cache_write: u64,
+    pub cache_write_long: u64,
+    pub output: u64,
+}
+
 impl Model {
+    /// The list price.
+    pub fn rates(&self) -> Rates {
+        let Model { input, cached_read, cache_write, cache_write_long, output, .. } = *self;
+        Rates { input, cached_read, cache_write, cache_write_long, output }
+    }
+
+    #[cfg(test)]
+    pub fn input_cost(&self, input: &Input) -> u128 {
+        self.rates().input_cost(input)
+    }
+
+    #[cfg(test)]
+    pub fn output_cost(&self, tokens: u64) -> u128 {
+        self.rates().output_cost(tokens)
+    }
+}
+
+impl Rates {
     pub fn input_cost(&self, input: &Input) -> u128 {
         let meters = [
             (input.fresh, self.input),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::usage::{WireUsage, billed_tier};
+use crate::core::tariff::ServiceTier;
 use crate::llm::stream::{EventReader, Tally};
 use crate::llm::usage::ReportedUsage;
 
@@ -17,8 +18,9 @@ struct Chunk<'a> {
     usage: Option<WireUsage>,
     #[serde(borrow)]
     service_tier: Option<Cow<'a, str>>,
-    #[serde(default)]
-    choices: Vec<IgnoredAny>,
+    choices: Option<Vec<IgnoredAny>>,
+    /// What Azure's filters found, which the caller is to see.
+    prompt_filter_results: Option<IgnoredAny>,
     error: Option<IgnoredAny>,
 }
 
@@ -26,10 +28,14 @@ pub fn chat_reader() -> Box<dyn EventReader> {
     Box::new(ChatReader::default())
 }
 
+/// How many chunks are searched for the name of the model.
+const NAMELESS_CHUNKS: u32 = 4;
+
 #[derive(Default)]
 struct ChatReader {
-    /// The first chunk names the model and the tier.
-    started: bool,
+    /// Chunks read whole: the first one names the model and the tier, except Azure's, which has only what its filters found.
+    read: u32,
+    tier: Option<ServiceTier>,
 }
 
 impl EventReader for ChatReader {
@@ -39,20 +45,21 @@ impl EventReader for ChatReader {
             return false;
         }
         // Text is most of a stream, and says nothing of use: a quotation mark within it is escaped, so these are members.
-        if self.started && !has_usage(payload) && memmem::find(payload, b"\"error\"").is_none() {
+        let is_known = tally.model.is_some() || self.read >= NAMELESS_CHUNKS;
+        if is_known && !has_usage(payload) && memmem::find(payload, b"\"error\"").is_none() {
             return false;
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return false };
-        self.started = true;
+        self.read += 1;
         tally.failed |= chunk.error.is_some();
         if tally.model.is_none() {
-            tally.model = chunk.model.map(Cow::into_owned);
+            tally.model = chunk.model.filter(|model| !model.is_empty()).map(Cow::into_owned);
         }
-        let tier = billed_tier(chunk.service_tier.as_deref()).or(tally.reported.as_ref().and_then(|r| r.tier));
+        self.tier = billed_tier(chunk.service_tier.as_deref()).or(self.tier);
         let Some(usage) = chunk.usage.and_then(|usage| usage.meters()) else { return false };
         // Servers that report usage on each chunk report it cumulatively: the last one holds.
-        tally.reported = Some(ReportedUsage { tier, ..ReportedUsage::of(usage, None) });
-        chunk.choices.is_empty()
+        tally.reported = Some(ReportedUsage { tier: self.tier, ..ReportedUsage::of(usage, None) });
+        chunk.choices.is_none_or(|choices| choices.is_empty()) && chunk.prompt_filter_results.is_none() && chunk.error.is_none()
     }
 }
 

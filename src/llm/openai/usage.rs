@@ -1,6 +1,8 @@
 //! OpenAI's usage figures: input includes what was read from and written to the cache, and sound; output includes reasoning,
 //! rejected predictions and sound.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use crate::core::tariff::ServiceTier;
@@ -9,13 +11,34 @@ use crate::llm::usage::ReportedUsage;
 
 /// `usage` of Chat Completions, Completions and Embeddings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct WireUsage {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
-    #[serde(default)]
+    total_tokens: Option<u64>,
     prompt_tokens_details: Option<InputDetails>,
-    #[serde(default)]
     completion_tokens_details: Option<OutputDetails>,
+    /// DeepSeek's name for what was read from the cache.
+    prompt_cache_hit_tokens: Option<u64>,
+    /// Moonshot's.
+    cached_tokens: Option<u64>,
+}
+
+/// `usage` of Responses, of images and of transcriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct WireTotals {
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+    /// Transcriptions have the other spelling.
+    #[serde(alias = "input_token_details")]
+    input_tokens_details: Option<InputDetails>,
+    #[serde(alias = "output_token_details")]
+    output_tokens_details: Option<OutputDetails>,
+    /// Of the image tool, which has it beside the details.
+    cached_tokens: Option<u64>,
+    cached_tokens_details: Option<CachedDetails>,
 }
 
 /// What input tokens are of; the same names in every format of OpenAI's.
@@ -23,9 +46,19 @@ pub struct WireUsage {
 #[serde(default)]
 pub struct InputDetails {
     cached_tokens: Option<u64>,
+    cached_tokens_details: Option<CachedDetails>,
     cache_write_tokens: Option<u64>,
     cache_write_tokens_details: Option<CacheWrites>,
     audio_tokens: Option<u64>,
+    image_tokens: Option<u64>,
+}
+
+/// What of the cached tokens is not text, where that is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct CachedDetails {
+    audio_tokens: Option<u64>,
+    #[serde(alias = "cached_image_tokens")]
     image_tokens: Option<u64>,
 }
 
@@ -46,14 +79,45 @@ pub struct OutputDetails {
 impl WireUsage {
     /// `None` when the figures that a charge needs are missing; an explicit zero is a figure.
     pub fn meters(&self) -> Option<Usage> {
-        let input = self.prompt_tokens?;
+        let of_input = self.prompt_tokens_details.unwrap_or_default();
+        let cached_tokens = of_input.cached_tokens.or(self.prompt_cache_hit_tokens).or(self.cached_tokens);
         Some(meters(
-            input,
-            self.prompt_tokens_details.unwrap_or_default(),
-            self.completion_tokens.unwrap_or(0),
+            self.prompt_tokens?,
+            InputDetails { cached_tokens, ..of_input },
+            output(self.prompt_tokens?, self.completion_tokens, self.total_tokens),
             self.completion_tokens_details.unwrap_or_default(),
         ))
     }
+}
+
+impl WireTotals {
+    /// `None` when the figures that a charge needs are missing; an explicit zero is a figure.
+    pub fn meters(&self) -> Option<Usage> {
+        let of_input = self.input_tokens_details.unwrap_or_default();
+        let of_input = InputDetails {
+            cached_tokens: of_input.cached_tokens.or(self.cached_tokens),
+            cached_tokens_details: of_input.cached_tokens_details.or(self.cached_tokens_details),
+            ..of_input
+        };
+        Some(meters(
+            self.input_tokens?,
+            of_input,
+            output(self.input_tokens?, self.output_tokens, self.total_tokens),
+            self.output_tokens_details.unwrap_or_default(),
+        ))
+    }
+
+    /// As [`WireTotals::meters`], of a service that writes nothing but images: so is output that is not told apart.
+    pub fn meters_of_images(&self) -> Option<Usage> {
+        let usage = self.meters()?;
+        let is_split = self.output_tokens_details.is_some_and(|of| of.image_tokens.is_some());
+        Some(if is_split { usage } else { Usage { output: 0, image_output: usage.total_output(), ..usage } })
+    }
+}
+
+/// Output tokens. Servers that leave reasoning out of the completion (xAI, Gemini's compatible one) have it in the total.
+fn output(input: u64, output: Option<u64>, total: Option<u64>) -> u64 {
+    output.unwrap_or(0).max(total.unwrap_or(0).saturating_sub(input))
 }
 
 /// Meters that do not overlap, out of totals and what they are said to include. Where parts exceed their total, the total holds.
@@ -67,8 +131,11 @@ pub fn meters(input: u64, of_input: InputDetails, output: u64, of_output: Output
     let cached_read = take(of_input.cached_tokens);
     let written = take(of_input.cache_write_tokens);
     let cache_write_long = of_input.cache_write_tokens_details.and_then(|d| d.ttl_12h_tokens).unwrap_or(0).min(written);
-    // Cached sound and images are counted among the cached tokens.
-    let (audio_input, image_input) = (take(of_input.audio_tokens), take(of_input.image_tokens));
+    // Cached sound and images are counted among the cached tokens, and again among the sound and images.
+    let cached = of_input.cached_tokens_details.unwrap_or_default();
+    let fresh = |part: Option<u64>, cached: Option<u64>| part.map(|part| part.saturating_sub(cached.unwrap_or(0)));
+    let audio_input = take(fresh(of_input.audio_tokens, cached.audio_tokens));
+    let image_input = take(fresh(of_input.image_tokens, cached.image_tokens));
     let audio_output = of_output.audio_tokens.unwrap_or(0).min(output);
     let image_output = of_output.image_tokens.unwrap_or(0).min(output - audio_output);
     Usage {
@@ -92,6 +159,7 @@ pub fn billed_tier(name: Option<&str>) -> Option<ServiceTier> {
         "default" | "scale" => Some(ServiceTier::Standard),
         "flex" => Some(ServiceTier::Flex),
         "priority" | "fast" => Some(ServiceTier::Priority),
+        "ultrafast" => Some(ServiceTier::Fast),
         _ => None,
     }
 }
@@ -99,10 +167,10 @@ pub fn billed_tier(name: Option<&str>) -> Option<ServiceTier> {
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow)]
-    model: Option<std::borrow::Cow<'a, str>>,
+    model: Option<Cow<'a, str>>,
     usage: Option<WireUsage>,
     #[serde(borrow)]
-    service_tier: Option<std::borrow::Cow<'a, str>>,
+    service_tier: Option<Cow<'a, str>>,
 }
 
 /// Of a whole answer to Chat Completions, Completions or Embeddings.
@@ -110,5 +178,5 @@ pub fn of_chat(body: &[u8]) -> Option<ReportedUsage> {
     let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
     let usage = answer.usage?.meters()?;
     let tier = billed_tier(answer.service_tier.as_deref());
-    Some(ReportedUsage { tier, ..ReportedUsage::of(usage, answer.model.map(std::borrow::Cow::into_owned)) })
+    Some(ReportedUsage { tier, ..ReportedUsage::of(usage, answer.model.map(Cow::into_owned)) })
 }

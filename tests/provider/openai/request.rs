@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::asked_model;
+use super::prices::Tier;
 use crate::answer::{Form, Wish};
 use crate::bill::UNLABELLED;
-use crate::fields::{Fields, Received};
-use crate::models::{Model, Vendor, find};
+use crate::fields::Fields;
+use crate::models::Model;
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
 use crate::reply::Ask;
@@ -13,13 +15,12 @@ use crate::reply::Ask;
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 const MOST_CHOICES: u64 = 128;
 
-/// The request, and whether its stream is to end with the usage.
-pub fn read(body: Received) -> Result<(Ask, bool), Refusal> {
-    let fields = Fields::parse(body)?;
-    let name = fields.text("model")?.ok_or_else(|| Refusal::Missing("model".to_owned()))?;
-    let model = find(Vendor::OpenAi, name).ok_or_else(|| Refusal::UnknownModel(name.to_owned()))?;
-    let cap = cap(&fields, model)?;
-    let prompt = prompt(&fields)?;
+/// The request, the tier that it asks for, and whether its stream is to end with the usage.
+pub fn read(fields: &Fields) -> Result<(Ask, Tier, bool), Refusal> {
+    let model = asked_model(fields)?;
+    let tier = Tier::asked(fields.text("service_tier")?)?;
+    let cap = cap(fields, model)?;
+    let prompt = prompt(fields)?;
     if prompt.tokens() > model.context_window {
         return Err(Refusal::PromptTooLong { tokens: prompt.tokens(), most: model.context_window });
     }
@@ -27,13 +28,20 @@ pub fn read(body: Received) -> Result<(Ask, bool), Refusal> {
     if choices > MOST_CHOICES {
         return Err(Refusal::AboveMost { field: "n".to_owned(), most: MOST_CHOICES, got: choices.to_string() });
     }
-    let form = form(&fields, &prompt)?;
-    let reasoning_tokens = reasoning(&fields, prompt.seed())?;
+    let form = form(fields, &prompt)?;
+    let reasoning_tokens = reasoning(fields.text("reasoning_effort")?, prompt.seed())?;
     let wish = |choice: u64| Wish { seed: prompt.seed().wrapping_add(choice), form: form.clone(), reasoning_tokens, cap };
     let wishes = (0..choices).map(wish).collect();
-    let label = fields.text("safety_identifier")?.or(fields.text("user")?).unwrap_or(UNLABELLED).to_owned();
-    let wants_usage = fields.get("stream_options").is_some_and(|options| options["include_usage"] == json!(true));
-    Ok((Ask { label, model, wishes, streamed: fields.flag("stream")?, prompt }, wants_usage))
+    Ok((Ask { label: label(fields)?, model, wishes, streamed: fields.flag("stream")?, prompt }, tier, wants_usage(fields)))
+}
+
+/// On whose account: the end user's.
+pub fn label(fields: &Fields) -> Result<String, Refusal> {
+    Ok(fields.text("safety_identifier")?.or(fields.text("user")?).unwrap_or(UNLABELLED).to_owned())
+}
+
+pub fn wants_usage(fields: &Fields) -> bool {
+    fields.get("stream_options").is_some_and(|options| options["include_usage"] == json!(true))
 }
 
 fn cap(fields: &Fields, model: &'static Model) -> Result<usize, Refusal> {
@@ -85,10 +93,9 @@ fn form(fields: &Fields, prompt: &Prompt) -> Result<Form, Refusal> {
 }
 
 /// More effort, more tokens that the caller pays for and never sees.
-fn reasoning(fields: &Fields, seed: u64) -> Result<usize, Refusal> {
+pub fn reasoning(effort: Option<&str>, seed: u64) -> Result<usize, Refusal> {
     const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
-    let effort = fields.text("reasoning_effort")?.unwrap_or("none");
-    let least = match effort {
+    let least = match effort.unwrap_or("none") {
         "none" | "minimal" => return Ok(0),
         "low" => 40,
         "medium" => 120,
@@ -104,10 +111,10 @@ mod tests {
     use super::*;
     use crate::tokens;
 
-    fn request(change: Value) -> Result<(Ask, bool), Refusal> {
+    fn request(change: Value) -> Result<(Ask, Tier, bool), Refusal> {
         let mut body = json!({"model": "gpt-5.4", "messages": [{"role": "user", "content": "Why is my invoice wrong?"}]});
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        read(Ok(body.to_string().into()))
+        read(&Fields::parse(Ok(body.to_string().into()))?)
     }
 
     fn refused(change: Value) -> Refusal {
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_newer_name_of_the_cap_wins_and_every_choice_has_it() {
-        let (ask, _) = request(json!({"max_tokens": 9, "max_completion_tokens": 5, "n": 3})).unwrap();
+        let (ask, _, _) = request(json!({"max_tokens": 9, "max_completion_tokens": 5, "n": 3})).unwrap();
         assert_eq!(ask.wishes.iter().map(|wish| wish.cap).collect::<Vec<_>>(), [5, 5, 5]);
         assert_eq!(request(json!({"max_tokens": 9})).unwrap().0.wishes[0].cap, 9);
         assert_eq!(refused(json!({"max_tokens": 0})), Refusal::BelowLeast { field: "max_tokens".into(), least: 1, got: "0".into() });
@@ -148,7 +155,8 @@ mod tests {
         assert_eq!(refused(json!({"model": "gpt-9"})), Refusal::UnknownModel("gpt-9".into()));
         assert_eq!(refused(json!({"model": "claude-opus-5"})), Refusal::UnknownModel("claude-opus-5".into()));
         assert!(matches!(refused(json!({"messages": [{"role": "boss"}]})), Refusal::NotOneOf { field, .. } if field == "messages[0].role"));
-        assert!(matches!(read(Ok("{".into())).map(|_| ()).unwrap_err(), Refusal::NotJson(_)));
+        assert!(matches!(Fields::parse(Ok("{".into())).map(|_| ()).unwrap_err(), Refusal::NotJson(_)));
+        assert!(matches!(refused(json!({"service_tier": "slow"})), Refusal::NotOneOf { field, .. } if field == "service_tier"));
     }
 
     #[test]

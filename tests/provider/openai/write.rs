@@ -4,8 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::prices::{self, Tier};
 use super::refusals;
 use crate::answer::{Answer, End};
+use crate::models::{Input, Model, Rates};
 use crate::pace::{Part, Piece, Usage};
 use crate::refusal::Refusal;
 use crate::reply::Dialect;
@@ -13,21 +15,24 @@ use crate::reply::Dialect;
 pub struct Chat {
     id: String,
     model: &'static str,
+    tier: Tier,
     wants_usage: bool,
+    /// Azure says first what its filters found in the prompt.
+    is_azure: bool,
+    hides_usage: bool,
     created: u64,
     /// For each choice, whether what is streamed are a tool's arguments.
     calls_tool: Vec<bool>,
 }
 
 impl Chat {
-    pub fn new(id: String, model: &'static str, wants_usage: bool) -> Chat {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Chat { id, model, wants_usage, created, calls_tool: Vec::new() }
+    pub fn new(id: String, model: &'static str, tier: Tier, wants_usage: bool, is_azure: bool) -> Chat {
+        Chat { id, model, tier, wants_usage, is_azure, hides_usage: false, created: now(), calls_tool: Vec::new() }
     }
 
     fn frame(&self, object: &str, choices: Value) -> Value {
         json!({"id": format!("chatcmpl-{}", self.id), "object": object, "created": self.created, "model": self.model,
-            "service_tier": "default", "system_fingerprint": null, "choices": choices})
+            "service_tier": self.tier.name(), "system_fingerprint": null, "choices": choices})
     }
 
     /// Every chunk says null where the last one has the usage, if that was asked for.
@@ -64,7 +69,9 @@ impl Dialect for Chat {
             json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(answer)})
         });
         let mut completion = self.frame("chat.completion", choices.collect());
-        completion["usage"] = written(usage);
+        if !self.hides_usage {
+            completion["usage"] = written(usage);
+        }
         completion
     }
 
@@ -79,7 +86,12 @@ impl Dialect for Chat {
             }
             self.delta(index, delta, None)
         });
-        first.collect()
+        let filters = self.is_azure.then(|| {
+            let found = json!([{"prompt_index": 0, "content_filter_results": {"hate": {"filtered": false, "severity": "safe"}}}]);
+            let chunk = json!({"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": found});
+            format!("data: {chunk}\n\n")
+        });
+        filters.into_iter().chain(first).collect()
     }
 
     /// Reasoning is paid for and not shown.
@@ -102,9 +114,34 @@ impl Dialect for Chat {
         events.push_str("data: [DONE]\n\n");
         events
     }
+
+    fn rates(&self, model: &Model, input: &Input) -> Rates {
+        prices::rates(model, self.tier, input)
+    }
+
+    fn other_tier(&mut self) {
+        self.tier = Tier::Default;
+    }
+
+    /// As servers do that do not know the option: they ignore it.
+    fn hide_usage(&mut self) {
+        (self.wants_usage, self.hides_usage) = (false, true);
+    }
+
+    /// As the real one does, without a `[DONE]`.
+    fn failure(&mut self) -> String {
+        let error = json!({"message": "The server had an error while processing your request. Sorry about that!", "type": "server_error",
+            "param": null, "code": null});
+        format!("data: {}\n\n", json!({"error": error}))
+    }
 }
 
-fn finish_reason(answer: &Answer) -> &'static str {
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+pub fn finish_reason(answer: &Answer) -> &'static str {
     match answer.end {
         End::Length => "length",
         End::Complete if answer.tool.is_some() => "tool_calls",
@@ -113,7 +150,7 @@ fn finish_reason(answer: &Answer) -> &'static str {
 }
 
 /// Input includes what was cached, output includes reasoning.
-fn written(usage: &Usage) -> Value {
+pub fn written(usage: &Usage) -> Value {
     let input = usage.input.tokens();
     json!({"prompt_tokens": input, "completion_tokens": usage.output, "total_tokens": input + usage.output,
         "prompt_tokens_details": {"cached_tokens": usage.input.cached_read, "audio_tokens": 0},
@@ -132,7 +169,7 @@ mod tests {
 
     fn events(wants_usage: bool, form: Form) -> Vec<Value> {
         let answers = [Wish { seed: 1, form, reasoning_tokens: 0, cap: 50 }.answer()];
-        let mut chat = Chat::new("1".to_owned(), "gpt-5", wants_usage);
+        let mut chat = Chat::new("1".to_owned(), "gpt-5", Tier::Default, wants_usage, false);
         let mut all = chat.opening(&answers, &USAGE);
         for part in [Part::Reasoning, Part::Content] {
             all.push_str(&chat.piece(&Piece { choice: 0, part, text: "Hello".to_owned() }));
