@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::models::{Input, Model};
+use crate::models::{Input, Model, Rates};
 
 /// Labels that get a line of their own; later ones share [`OTHERS`], so that callers cannot fill the memory.
 const MOST_LABELS: usize = 1_000;
@@ -47,7 +47,7 @@ impl Bill {
         if books.by_label.len() >= MOST_LABELS && !books.by_label.contains_key(&label) {
             label = OTHERS.to_owned();
         }
-        let call = Call { bill: Arc::clone(self), label, model };
+        let call = Call { bill: Arc::clone(self), label, model, rates: model.rates() };
         call.enter(&mut books, |tally| {
             tally.in_flight += 1;
             tally.max_in_flight = tally.max_in_flight.max(tally.in_flight);
@@ -93,12 +93,25 @@ pub struct Call {
     bill: Arc<Bill>,
     label: String,
     model: &'static Model,
+    rates: Rates,
 }
 
 impl Call {
+    /// Other prices than the list's, as a service tier or a long input has.
+    pub fn at(self, rates: Rates) -> Call {
+        let mut call = self;
+        call.rates = rates;
+        call
+    }
+
+    /// Pico-dollars for something beside tokens.
+    pub fn bill_fee(&self, pico_usd: u128) {
+        self.enter(&mut self.bill.books(), |tally| tally.pico_usd += pico_usd);
+    }
+
     /// The call is taken on: it counts, and its input is billed.
     pub fn bill_input(&self, input: Input) {
-        let cost = self.model.input_cost(&input);
+        let cost = self.rates.input_cost(&input);
         self.enter(&mut self.bill.books(), |tally| {
             tally.calls += 1;
             tally.input.fresh += input.fresh;
@@ -110,7 +123,7 @@ impl Call {
     }
 
     pub fn bill_output(&self, tokens: u64) {
-        let cost = self.model.output_cost(tokens);
+        let cost = self.rates.output_cost(tokens);
         self.enter(&mut self.bill.books(), |tally| {
             tally.output += tokens;
             tally.pico_usd += cost;

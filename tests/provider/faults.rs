@@ -21,6 +21,8 @@ pub enum Fault {
     Hang,
     /// The connection breaks after so many tokens.
     CutStream { after_tokens: u64 },
+    /// Served in the standard service tier, whatever was asked for.
+    OtherTier,
     /// The first token is late.
     Slow { delay: Duration },
 }
@@ -32,6 +34,7 @@ enum Kind {
     Status529,
     Hang,
     CutStream,
+    OtherTier,
     Slow,
 }
 
@@ -133,6 +136,7 @@ fn parse(rule: Value) -> Result<Rule, String> {
         Kind::Status529 => Fault::Status(Refusal::Overloaded),
         Kind::Hang => Fault::Hang,
         Kind::CutStream => Fault::CutStream { after_tokens: spec.after_tokens.unwrap_or(DEFAULT_CUT_AFTER) },
+        Kind::OtherTier => Fault::OtherTier,
         Kind::Slow => Fault::Slow { delay: Duration::from_millis(spec.delay_ms.unwrap_or(DEFAULT_DELAY_MS)) },
     };
     if spec.after_tokens.is_some() && !matches!(spec.kind, Kind::CutStream) {

@@ -10,6 +10,8 @@ const USD_PER_MILLION: u64 = 1_000_000;
 pub enum Vendor {
     OpenAi,
     Anthropic,
+    Google,
+    Ollama,
 }
 
 /// Prices in pico-dollars a token.
@@ -77,7 +79,7 @@ pub static MODELS: [Model; 10] = [
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
-    MODELS.iter().filter(move |model| model.vendor == vendor)
+    MODELS.iter().chain(&crate::gemini::prices::MODELS).filter(move |model| model.vendor == vendor)
 }
 
 pub fn find(vendor: Vendor, name: &str) -> Option<&'static Model> {
@@ -99,7 +101,35 @@ impl Input {
     }
 }
 
+/// What the tokens of one call cost, in pico-dollars each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    pub input: u64,
+    pub cached_read: u64,
+    pub cache_write: u64,
+    pub cache_write_long: u64,
+    pub output: u64,
+}
+
 impl Model {
+    /// The list price.
+    pub fn rates(&self) -> Rates {
+        let Model { input, cached_read, cache_write, cache_write_long, output, .. } = *self;
+        Rates { input, cached_read, cache_write, cache_write_long, output }
+    }
+
+    #[cfg(test)]
+    pub fn input_cost(&self, input: &Input) -> u128 {
+        self.rates().input_cost(input)
+    }
+
+    #[cfg(test)]
+    pub fn output_cost(&self, tokens: u64) -> u128 {
+        self.rates().output_cost(tokens)
+    }
+}
+
+impl Rates {
     pub fn input_cost(&self, input: &Input) -> u128 {
         let meters = [
             (input.fresh, self.input),

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::answer::{Answer, Wish};
 use crate::faults::Fault;
-use crate::models::Model;
+use crate::models::{Input, Model, Rates};
 use crate::pace::{Generation, Piece, Step, Usage};
 use crate::prompt::Prompt;
 use crate::refusal::Refusal;
@@ -30,16 +30,37 @@ pub struct Ask {
     pub streamed: bool,
 }
 
-/// How a protocol writes answers. Events are whole server-sent events, and may be none at all.
+/// How a protocol writes answers. Events are whole, framed as the protocol frames them, and may be none at all.
 pub trait Dialect: Send + 'static {
     fn refuse(&self, refusal: &Refusal) -> Response;
     fn whole(&self, answers: &[Answer], usage: &Usage) -> Value;
     fn opening(&mut self, answers: &[Answer], usage: &Usage) -> String;
     fn piece(&mut self, piece: &Piece) -> String;
+    /// A piece with what was used so far, for those who tell it all along.
+    fn piece_and_usage(&mut self, piece: &Piece, _: &Usage) -> String {
+        self.piece(piece)
+    }
+    fn content_type(&self) -> &'static str {
+        "text/event-stream; charset=utf-8"
+    }
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String;
+    /// What the model reads in all: more than the prompt where tools run between.
+    fn all_input(&self, prompt: Input) -> Input {
+        prompt
+    }
+    /// What the call's tokens cost.
+    fn rates(&self, model: &Model, _: &Input) -> Rates {
+        model.rates()
+    }
+    /// Pico-dollars beside the tokens.
+    fn fees(&self) -> u128 {
+        0
+    }
+    /// The call is served in another service tier than it asked for.
+    fn other_tier(&mut self) {}
 }
 
-pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Response {
+pub async fn answer(provider: &Provider, ask: Ask, mut dialect: impl Dialect) -> Response {
     let call = provider.bill.open(&ask.label, ask.model);
     let fault = provider.faults.next(&ask.label, ask.model.name);
     if let Some(Fault::Status(refusal)) = &fault {
@@ -50,7 +71,12 @@ pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Res
         pace.first_token += delay;
     }
     let cut_after = if let Some(Fault::CutStream { after_tokens }) = fault { Some(after_tokens) } else { None };
-    let input = provider.cache.split(ask.model, &ask.prompt, Instant::now());
+    if fault == Some(Fault::OtherTier) {
+        dialect.other_tier();
+    }
+    let input = dialect.all_input(provider.cache.split(ask.model, &ask.prompt, Instant::now()));
+    let call = call.at(dialect.rates(ask.model, &input));
+    call.bill_fee(dialect.fees());
     let answers = ask.wishes.into_iter().map(Wish::answer).collect();
     let generation = Generation::start(call, input, answers, pace, cut_after);
     if fault == Some(Fault::Hang) {
@@ -92,6 +118,7 @@ enum Stage {
 }
 
 fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
+    let content_type = dialect.content_type();
     let events = stream::try_unfold((Stage::Opening, generation, dialect), |(stage, mut generation, mut dialect)| async move {
         let (events, stage) = match stage {
             Stage::Opening => {
@@ -99,7 +126,7 @@ fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
                 (dialect.opening(generation.answers(), &generation.usage()), Stage::Writing)
             }
             Stage::Writing => match generation.next().await {
-                Some(Step::Piece(piece)) => (dialect.piece(&piece), Stage::Writing),
+                Some(Step::Piece(piece)) => (dialect.piece_and_usage(&piece, &generation.usage()), Stage::Writing),
                 Some(Step::Cut) => {
                     tokio::time::sleep(BEFORE_A_CUT).await;
                     return Err(cut());
@@ -112,7 +139,7 @@ fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
     });
     // An empty chunk would end the body.
     let body = Body::from_stream(events.try_filter(|events| future::ready(!events.is_empty())));
-    ([(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")], body).into_response()
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
 fn cut() -> io::Error {
