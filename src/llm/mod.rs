@@ -12,6 +12,7 @@
 //! | [`usage`], [`stream`], [`framing`] | what an answer used, whole or streamed |
 //! | [`error`] | what a refusal looks like |
 //! | [`object`] | objects of which every member must be seen |
+//! | [`passing`] | what is passed on without being known |
 //! | [`translate`] | from one format to another and back |
 
 pub mod address;
@@ -25,6 +26,7 @@ pub mod gemini;
 pub mod object;
 pub mod ollama;
 pub mod openai;
+pub mod passing;
 pub mod request;
 pub mod rewrite;
 pub mod sse;

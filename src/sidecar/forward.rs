@@ -11,7 +11,7 @@ use super::body::ProxyBody;
 use super::call::{Sidecar, blank};
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::Signed;
-use super::meter::{self, Metering};
+use super::meter::{self, Metering, Patience};
 use super::refusal::Refusal;
 use super::reserve::{Reserved, WorstCase};
 use super::route::{Outgoing, Plan};
@@ -65,7 +65,9 @@ pub async fn attempt(
     sidecar.health.trying(&backend.id, sidecar.accounts.clock.monotonic_ms());
     match tokio::time::timeout(sidecar.settings.answer_timeout, sidecar.upstream.send(request)).await {
         Ok(Ok(response)) => {
-            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, response.status());
+            let settings = &sidecar.settings;
+            let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
+            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, (response.status(), patience));
             answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await
         }
         Ok(Err(error)) => {
@@ -119,7 +121,7 @@ async fn answered(
     let mut response = match Framing::of(head.content_type().unwrap_or_default(), arrays) {
         Some(framing) => {
             let hide_usage = streamed && !outgoing.request.wants_usage();
-            meter::streamed_answer(open, head, body, metering, framing, hide_usage, sidecar.settings.drain_timeout)
+            meter::streamed_answer(open, head, body, metering, framing, hide_usage)
         }
         None => meter::whole_answer(open, head, body, metering).await,
     };

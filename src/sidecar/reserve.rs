@@ -146,6 +146,7 @@ pub async fn reserve(
         media: request.has_media(),
         web_searches: request.web_searches(),
         tier,
+        cache: request.cache_writes(),
         regional: plan.route.backends[candidate.backend].may_be_regional,
     };
     let one_pass = request.reads_input_once();
@@ -221,7 +222,7 @@ mod tests {
     use super::*;
     use crate::core::limit::LimitKey;
     use crate::core::money::PicoUsd;
-    use crate::core::tariff::{Rates, ServiceTier};
+    use crate::core::tariff::{CacheWrites, Rates, ServiceTier};
 
     fn worst(cap: u64, choices: u64) -> WorstCase {
         let rates = Rates { cache_write: PicoUsd(3), ..Rates::plain(PicoUsd(2), PicoUsd(10)) };
@@ -231,6 +232,7 @@ mod tests {
             media: false,
             web_searches: 0,
             tier: AskedTier::Said(ServiceTier::Standard),
+            cache: CacheWrites::Any,
             regional: false,
         };
         WorstCase { bound, cap, choices, one_pass: true, tariff: Some(Arc::new(Tariff::flat(rates))) }.with_cap(cap)

@@ -6,6 +6,9 @@
 /// Pico-dollars a token for a price of one micro-dollar a token, which is one dollar per million.
 const USD_PER_MILLION: u64 = 1_000_000;
 
+/// Pico-dollars for a web search at the provider: ten dollars for a thousand.
+pub const WEB_SEARCH: u128 = 10_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     OpenAi,
@@ -96,6 +99,13 @@ pub struct Input {
 }
 
 impl Input {
+    pub fn add(&mut self, more: &Input) {
+        self.fresh += more.fresh;
+        self.cached_read += more.cached_read;
+        self.cache_write += more.cache_write;
+        self.cache_write_long += more.cache_write_long;
+    }
+
     pub fn tokens(&self) -> u64 {
         self.fresh + self.cached_read + self.cache_write + self.cache_write_long
     }

@@ -31,6 +31,7 @@ pub struct Embed {
     tokens: Vec<u64>,
     dimensions: usize,
     seed: u64,
+    hides_usage: bool,
 }
 
 pub fn read(body: Received, model: &'static Model, verb: &str) -> Result<(Ask, Embed), Refusal> {
@@ -67,7 +68,7 @@ pub fn read(body: Received, model: &'static Model, verb: &str) -> Result<(Ask, E
     let mut prompt = Prompt::new();
     texts.iter().for_each(|text| prompt.push_json(&json!(text)));
     let dimensions = dimensions.unwrap_or(DIMENSIONS).min(MOST_DIMENSIONS) as usize;
-    let embed = Embed { verb, tokens: counts, dimensions, seed: prompt.seed() };
+    let embed = Embed { verb, tokens: counts, dimensions, seed: prompt.seed(), hides_usage: false };
     Ok((Ask { label: UNLABELLED.to_owned(), model, prompt, wishes: Vec::new(), streamed: false }, embed))
 }
 
@@ -100,23 +101,35 @@ impl Dialect for Embed {
         prices::rates(model, input.tokens())
     }
 
-    fn whole(&self, _: &[Answer], _: &Usage) -> Value {
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn whole(&self, _: &[Answer], usage: &Usage) -> Value {
         let all = self.tokens.iter().enumerate();
-        let usage = json!({"promptTokenCount": self.total(), "totalTokenCount": self.total()});
-        match self.verb {
-            Verb::One => json!({"embedding": {"values": self.values(0)}, "usageMetadata": usage}),
+        // Where the call was free, so is each of its texts.
+        let billed = |tokens: u64| tokens.min(usage.input.tokens());
+        let mut answer = match self.verb {
+            Verb::One => json!({"embedding": {"values": self.values(0)}}),
             Verb::Batch => {
                 let embeddings: Vec<Value> = all.map(|(index, _)| json!({"values": self.values(index)})).collect();
-                json!({"embeddings": embeddings, "usageMetadata": usage})
+                json!({"embeddings": embeddings})
             }
             Verb::Predict => {
                 let predictions = all.map(|(index, tokens)| {
-                    let statistics = json!({"token_count": *tokens as f64, "truncated": false});
-                    json!({"embeddings": {"values": self.values(index), "statistics": statistics}})
+                    let mut embeddings = json!({"values": self.values(index)});
+                    if !self.hides_usage {
+                        embeddings["statistics"] = json!({"token_count": billed(*tokens) as f64, "truncated": false});
+                    }
+                    json!({"embeddings": embeddings})
                 });
-                json!({"predictions": predictions.collect::<Vec<_>>(), "metadata": {"billableCharacterCount": 4 * self.total()}})
+                return json!({"predictions": predictions.collect::<Vec<_>>()});
             }
+        };
+        if !self.hides_usage {
+            answer["usageMetadata"] = json!({"promptTokenCount": billed(self.total()), "totalTokenCount": billed(self.total())});
         }
+        answer
     }
 
     /// Nothing of it streams.

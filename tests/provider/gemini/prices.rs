@@ -5,6 +5,8 @@ use crate::models::{Model, Rates, Vendor};
 const K: u64 = 1_000;
 /// From more input tokens than this on, the whole request of a Pro model has other prices.
 const LONG: u64 = 200_000;
+/// Pico-dollars for a prompt that is answered from searches, however many; these models are from before searches were counted.
+pub const GROUNDED_PROMPT: u128 = 35_000_000_000;
 
 /// In nano-dollars a token (1,250 is 1.25 USD per million). Writing to the cache costs what reading anew does.
 const fn google(name: &'static str, [input, cached_read, output]: [u64; 3], context_window: u64, max_output: u64) -> Model {

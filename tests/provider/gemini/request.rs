@@ -14,6 +14,8 @@ const ROLES: [&str; 3] = ["user", "model", "function"];
 const MOST_CHOICES: u64 = 8;
 /// What is stored under a name of cached content: the number that the name ends with, or this.
 const STORED_TOKENS: u64 = 4_096;
+/// A page of the web.
+const PAGE_TOKENS: u64 = 900;
 
 /// A request that was understood, and what only this protocol knows of it.
 pub struct Asked {
@@ -23,6 +25,10 @@ pub struct Asked {
     /// Input tokens that are stored at the provider, and named by the request.
     pub stored_tokens: u64,
     pub shows_thoughts: bool,
+    /// Searches are made for the answer.
+    pub grounded: bool,
+    /// Input tokens of pages that the model reads by itself.
+    pub page_tokens: u64,
 }
 
 pub fn read(body: Received, model: &'static Model, streamed: bool) -> Result<Asked, Refusal> {
@@ -50,7 +56,16 @@ pub fn read(body: Received, model: &'static Model, streamed: bool) -> Result<Ask
     let wishes = (0..choices).map(wish).collect();
     let label = fields.get("labels").and_then(|labels| labels["user"].as_str()).unwrap_or(UNLABELLED).to_owned();
     let shows_thoughts = thinking["includeThoughts"] == json!(true);
-    Ok(Asked { ask: Ask { label, model, prompt, wishes, streamed }, image_tokens: images * IMAGE_TOKENS, stored_tokens, shows_thoughts })
+    let tools = fields.list("tools")?;
+    let has = |name: &str| tools.iter().any(|tool| tool.get(name).is_some());
+    Ok(Asked {
+        ask: Ask { label, model, prompt, wishes, streamed },
+        image_tokens: images * IMAGE_TOKENS,
+        stored_tokens,
+        shows_thoughts,
+        grounded: has("googleSearch"),
+        page_tokens: if has("urlContext") { PAGE_TOKENS } else { 0 },
+    })
 }
 
 fn count(config: &Value, field: &str) -> Result<Option<u64>, Refusal> {

@@ -25,6 +25,9 @@ pub struct Generate {
     image_tokens: u64,
     stored_tokens: u64,
     shows_thoughts: bool,
+    grounded: bool,
+    page_tokens: u64,
+    hides_usage: bool,
     /// For each candidate, whether it calls a function, which comes in one piece.
     calls_function: Vec<bool>,
     /// Something of the array was written.
@@ -33,29 +36,50 @@ pub struct Generate {
 
 impl Generate {
     pub fn new(id: String, model: &'static Model, place: Place, framing: Framing, asked: &Asked) -> Generate {
-        let Asked { image_tokens, stored_tokens, shows_thoughts, .. } = *asked;
-        Generate { id, model, place, framing, image_tokens, stored_tokens, shows_thoughts, calls_function: Vec::new(), begun: false }
+        let Asked { image_tokens, stored_tokens, shows_thoughts, grounded, page_tokens, .. } = *asked;
+        Generate {
+            id,
+            model,
+            place,
+            framing,
+            image_tokens,
+            stored_tokens,
+            shows_thoughts,
+            grounded,
+            page_tokens,
+            hides_usage: false,
+            calls_function: Vec::new(),
+            begun: false,
+        }
     }
 
     /// Candidates, with what was used so far; Vertex AI tells it only at the end of a stream.
     fn answer(&self, candidates: Value, usage: &Usage, at_end: bool) -> Value {
         let usage = if at_end || self.place == Place::GoogleAi { self.written(usage) } else { json!({"trafficType": "ON_DEMAND"}) };
-        json!({"candidates": candidates, "usageMetadata": usage, "modelVersion": self.model.name, "responseId": self.id})
+        let mut answer = json!({"candidates": candidates, "modelVersion": self.model.name, "responseId": self.id});
+        if !self.hides_usage {
+            answer["usageMetadata"] = usage;
+        }
+        answer
     }
 
     /// The prompt includes what was cached, candidates exclude thoughts, and zeros are left out.
     fn written(&self, usage: &Usage) -> Value {
-        let prompt = usage.input.tokens();
-        let mut written = json!({"promptTokenCount": prompt, "totalTokenCount": prompt + usage.output});
-        let mut details = vec![json!({"modality": "TEXT", "tokenCount": prompt - self.image_tokens})];
-        if self.image_tokens > 0 {
-            details.push(json!({"modality": "IMAGE", "tokenCount": self.image_tokens}));
+        let input = usage.input.tokens();
+        let pages = self.page_tokens.min(input);
+        let prompt = input - pages;
+        let images = self.image_tokens.min(prompt);
+        let mut written = json!({"promptTokenCount": prompt, "totalTokenCount": input + usage.output});
+        let mut details = vec![json!({"modality": "TEXT", "tokenCount": prompt - images})];
+        if images > 0 {
+            details.push(json!({"modality": "IMAGE", "tokenCount": images}));
         }
         written["promptTokensDetails"] = Value::Array(details);
         for (field, count) in [
             ("cachedContentTokenCount", usage.input.cached_read),
             ("candidatesTokenCount", usage.output - usage.reasoning),
             ("thoughtsTokenCount", usage.reasoning),
+            ("toolUsePromptTokenCount", pages),
         ] {
             if count > 0 {
                 written[field] = json!(count);
@@ -65,6 +89,18 @@ impl Generate {
             written["trafficType"] = json!("ON_DEMAND");
         }
         written
+    }
+
+    /// The end of a candidate, with the searches that it was made from; what is empty among them costs nothing.
+    fn last(&self, index: usize, parts: Value, answer: &Answer) -> Value {
+        let mut candidate = candidate(index, parts);
+        candidate["finishReason"] = json!(if answer.end == End::Length { "MAX_TOKENS" } else { "STOP" });
+        if self.grounded {
+            let chunk = json!({"web": {"uri": "https://example.com/leases", "title": "example.com"}});
+            candidate["groundingMetadata"] =
+                json!({"webSearchQueries": ["what is a lease", "", "who holds a lease"], "groundingChunks": [chunk]});
+        }
+        candidate
     }
 
     fn event(&mut self, candidate: Value, usage: &Usage, at_end: bool) -> String {
@@ -79,12 +115,8 @@ impl Generate {
     }
 }
 
-fn candidate(index: usize, parts: Value, finish: Option<&str>) -> Value {
-    let mut candidate = json!({"content": {"parts": parts, "role": "model"}, "index": index});
-    if let Some(reason) = finish {
-        candidate["finishReason"] = json!(reason);
-    }
-    candidate
+fn candidate(index: usize, parts: Value) -> Value {
+    json!({"content": {"parts": parts, "role": "model"}, "index": index})
 }
 
 /// A function's arguments are JSON, unless the cap cut them short.
@@ -92,10 +124,6 @@ fn called(answer: &Answer) -> Option<Value> {
     let name = answer.tool.as_ref()?;
     let args: Value = serde_json::from_str(answer.content.text()).unwrap_or_default();
     Some(json!({"functionCall": {"name": name, "args": args}}))
-}
-
-fn finish_reason(answer: &Answer) -> &'static str {
-    if answer.end == End::Length { "MAX_TOKENS" } else { "STOP" }
 }
 
 impl Dialect for Generate {
@@ -107,9 +135,25 @@ impl Dialect for Generate {
         if self.framing == Framing::Events { "text/event-stream" } else { "application/json; charset=UTF-8" }
     }
 
-    /// What is stored is read from the cache.
+    /// What is stored is read from the cache; pages are read anew.
     fn all_input(&self, prompt: Input) -> Input {
-        Input { cached_read: prompt.cached_read + self.stored_tokens, ..prompt }
+        Input { fresh: prompt.fresh + self.page_tokens, cached_read: prompt.cached_read + self.stored_tokens, ..prompt }
+    }
+
+    fn fees(&self) -> u128 {
+        if self.grounded { prices::GROUNDED_PROMPT } else { 0 }
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn failure(&mut self) -> String {
+        let error = json!({"error": {"code": 503, "message": "The model is overloaded. Please try again later.", "status": "UNAVAILABLE"}});
+        match self.framing {
+            Framing::Events => format!("data: {error}\r\n\r\n"),
+            Framing::Array => format!("{}{error:#}]\n", if self.begun { ",\r\n" } else { "" }),
+        }
     }
 
     fn rates(&self, model: &Model, input: &Input) -> Rates {
@@ -121,7 +165,7 @@ impl Dialect for Generate {
             let thought =
                 (self.shows_thoughts && answer.reasoning.tokens() > 0).then(|| json!({"text": answer.reasoning.text(), "thought": true}));
             let content = called(answer).unwrap_or_else(|| json!({"text": answer.content.text()}));
-            candidate(index, thought.into_iter().chain([content]).collect(), Some(finish_reason(answer)))
+            self.last(index, thought.into_iter().chain([content]).collect(), answer)
         });
         self.answer(candidates.collect(), usage, true)
     }
@@ -141,14 +185,15 @@ impl Dialect for Generate {
             Part::Content if !self.calls_function[piece.choice] => json!({"text": piece.text}),
             _ => return String::new(),
         };
-        self.event(candidate(piece.choice, json!([part]), None), usage, false)
+        self.event(candidate(piece.choice, json!([part])), usage, false)
     }
 
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String {
         let mut events = String::new();
         for (index, answer) in answers.iter().enumerate() {
             let part = called(answer).unwrap_or_else(|| json!({"text": ""}));
-            events.push_str(&self.event(candidate(index, json!([part]), Some(finish_reason(answer))), usage, index + 1 == answers.len()));
+            let last = self.last(index, json!([part]), answer);
+            events.push_str(&self.event(last, usage, index + 1 == answers.len()));
         }
         if self.framing == Framing::Array { events + "]\n" } else { events }
     }

@@ -22,11 +22,12 @@ pub struct Local {
     /// Tokens of the texts to embed, for embeddings.
     embedded: Option<u64>,
     calls_tool: bool,
+    hides_usage: bool,
 }
 
 impl Local {
     pub fn new(model: String, kind: Kind, inputs: u64, seed: u64, embedded: Option<u64>) -> Local {
-        Local { model, kind, inputs, seed, embedded, calls_tool: false }
+        Local { model, kind, inputs, seed, embedded, calls_tool: false, hides_usage: false }
     }
 
     fn frame(&self, text: &str, thinking: &str, tools: Option<Value>) -> Value {
@@ -59,7 +60,7 @@ impl Local {
             ("eval_count", usage.output),
             ("total_duration", 5_000_000),
         ] {
-            if count > 0 {
+            if count > 0 && !self.hides_usage {
                 frame[field] = json!(count);
             }
         }
@@ -72,7 +73,11 @@ impl Local {
             (0..DIMENSIONS).map(|_| json!(rng.below(2_001) as f64 / 1_000.0 - 1.0)).collect()
         };
         let embeddings: Vec<Value> = (0..self.inputs).map(values).collect();
-        json!({"model": self.model, "embeddings": embeddings, "total_duration": 5_000_000, "prompt_eval_count": usage.input.tokens()})
+        let mut answer = json!({"model": self.model, "embeddings": embeddings, "total_duration": 5_000_000});
+        if !self.hides_usage {
+            answer["prompt_eval_count"] = json!(usage.input.tokens());
+        }
+        answer
     }
 }
 
@@ -99,6 +104,14 @@ impl Dialect for Local {
         let tools = called(answer);
         let text = if tools.is_some() { "" } else { answer.content.text() };
         self.done(self.frame(text, answer.reasoning.text(), tools), answer, usage)
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn failure(&mut self) -> String {
+        format!("{}\n", json!({"error": "an error was encountered while running the model: unexpected EOF"}))
     }
 
     fn opening(&mut self, answers: &[Answer], _: &Usage) -> String {
