@@ -13,6 +13,8 @@ pub const WEB_SEARCH: u128 = 10_000_000_000;
 pub enum Vendor {
     OpenAi,
     Anthropic,
+    Google,
+    Ollama,
 }
 
 /// Prices in pico-dollars a token.
@@ -80,7 +82,7 @@ pub static MODELS: [Model; 10] = [
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
-    MODELS.iter().chain(&crate::openai::prices::MORE_MODELS).filter(move |model| model.vendor == vendor)
+    MODELS.iter().chain(&crate::openai::prices::MORE_MODELS).chain(&crate::gemini::prices::MODELS).filter(move |model| model.vendor == vendor)
 }
 
 pub fn find(vendor: Vendor, name: &str) -> Option<&'static Model> {

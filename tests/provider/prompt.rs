@@ -9,7 +9,7 @@ use crate::tokens;
 const REQUEST_TOKENS: u64 = 3;
 const MESSAGE_TOKENS: u64 = 4;
 /// Plausible sizes of what is not text: a picture of a megapixel, a recording of a minute, a document of two pages.
-const IMAGE_TOKENS: u64 = 1_100;
+pub const IMAGE_TOKENS: u64 = 1_100;
 const AUDIO_TOKENS: u64 = 600;
 const DOCUMENT_TOKENS: u64 = 3_000;
 /// Results of a web search, and the part of them that goes into the cache.

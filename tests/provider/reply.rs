@@ -30,12 +30,19 @@ pub struct Ask {
     pub streamed: bool,
 }
 
-/// How a protocol writes answers. Events are whole server-sent events, and may be none at all.
+/// How a protocol writes answers. Events are whole, framed as the protocol frames them, and may be none at all.
 pub trait Dialect: Send + 'static {
     fn refuse(&self, refusal: &Refusal) -> Response;
     fn whole(&self, answers: &[Answer], usage: &Usage) -> Value;
     fn opening(&mut self, answers: &[Answer], usage: &Usage) -> String;
     fn piece(&mut self, piece: &Piece) -> String;
+    /// A piece with what was used so far, for those who tell it all along.
+    fn piece_and_usage(&mut self, piece: &Piece, _: &Usage) -> String {
+        self.piece(piece)
+    }
+    fn content_type(&self) -> &'static str {
+        "text/event-stream; charset=utf-8"
+    }
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String;
     /// What the model reads in all: more than the prompt where tools run between.
     fn all_input(&self, prompt: Input) -> Input {
@@ -142,6 +149,7 @@ enum Stage {
 }
 
 fn streamed(generation: Generation, dialect: impl Dialect, broken: Broken) -> Response {
+    let content_type = dialect.content_type();
     let events = stream::try_unfold((Stage::Opening, generation, dialect), move |(stage, mut generation, mut dialect)| async move {
         let (events, stage) = match stage {
             Stage::Opening => {
@@ -149,7 +157,7 @@ fn streamed(generation: Generation, dialect: impl Dialect, broken: Broken) -> Re
                 (dialect.opening(generation.answers(), &generation.usage()), Stage::Writing)
             }
             Stage::Writing => match generation.next().await {
-                Some(Step::Piece(piece)) => (dialect.piece(&piece), Stage::Writing),
+                Some(Step::Piece(piece)) => (dialect.piece_and_usage(&piece, &generation.usage()), Stage::Writing),
                 Some(Step::Cut) => match broken {
                     Broken::Connection => {
                         tokio::time::sleep(BEFORE_A_CUT).await;
@@ -166,7 +174,7 @@ fn streamed(generation: Generation, dialect: impl Dialect, broken: Broken) -> Re
     });
     // An empty chunk would end the body.
     let body = Body::from_stream(events.try_filter(|events| future::ready(!events.is_empty())));
-    ([(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")], body).into_response()
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
 fn cut() -> io::Error {

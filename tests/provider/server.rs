@@ -18,7 +18,7 @@ use crate::cache::PromptCache;
 use crate::faults::{Faults, Rule};
 use crate::pace::Pace;
 use crate::refusal::Refusal;
-use crate::{anthropic, openai};
+use crate::{anthropic, gemini, ollama, openai};
 
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
@@ -31,6 +31,7 @@ pub struct Provider {
     pub stored: Arc<openai::Stored>,
     pub openai_key: Option<String>,
     pub anthropic_key: Option<String>,
+    pub google_key: Option<String>,
     requests: AtomicU64,
 }
 
@@ -44,6 +45,7 @@ impl Provider {
             pace: Pace { first_token: Duration::from_millis(args.first_token_ms), tokens_per_second: args.tokens_per_second },
             openai_key: args.openai_key.clone(),
             anthropic_key: args.anthropic_key.clone(),
+            google_key: args.google_key.clone(),
             requests: AtomicU64::new(1),
         }
     }
@@ -83,6 +85,12 @@ pub fn router(args: &Args) -> Router {
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
+        .route("/v1beta/models/{call}", post(gemini::call))
+        .route("/v1alpha/models/{call}", post(gemini::call))
+        .route("/{version}/projects/{project}/locations/{location}/publishers/google/models/{call}", post(gemini::call))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/api/embed", post(ollama::embed))
         .route("/admin/bill", get(bill).delete(reset_bill))
         .route("/admin/faults", get(faults).put(put_faults).delete(clear_faults))
         .route("/healthz", get(|| async { "ok" }))

@@ -64,6 +64,7 @@ pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
             max_output: span(request.max_tokens).into_iter().collect(),
             cap: Some(Slot::first(body, "\"max_tokens\":", ",")),
             stream_options: span(request.stream_options),
+            ..Members::default()
         },
         ..Facts::default()
     })

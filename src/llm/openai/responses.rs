@@ -151,6 +151,7 @@ pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
             max_output: span(request.max_output_tokens).into_iter().collect(),
             cap: Some(Slot::first(body, "\"max_output_tokens\":", ",")),
             stream_options: None,
+            ..Members::default()
         },
         ..Facts::default()
     })
