@@ -12,12 +12,16 @@ pub struct Addressed {
     pub stream: Option<bool>,
     /// What of the path says which of several calls of one format it is (`batchEmbedContents`).
     pub verb: &'static str,
+    /// The version of Gemini's API that the path names; some fields are only in one of them. Empty for other formats.
+    pub version: &'static str,
+    /// What the query must say where a translation makes the call, so that there is no caller's.
+    pub query: &'static str,
 }
 
 impl Addressed {
     /// A format whose path says nothing but itself.
     pub fn plain(protocol: Protocol) -> Addressed {
-        Addressed { protocol, model: None, stream: None, verb: "" }
+        Addressed { protocol, model: None, stream: None, verb: "", version: "", query: "" }
     }
 
     /// A call of `protocol` to `model`, as another format's translation makes it.
@@ -29,17 +33,23 @@ impl Addressed {
             Protocol::GeminiGenerate | Protocol::GeminiEmbed => VERBS.iter().find(|v| v.1 == protocol && v.2 == stream).map_or("", |v| v.0),
             _ => ACTIONS.iter().find(|a| a.1 == protocol && a.2 == stream).map_or("", |a| a.0),
         };
-        Addressed { protocol, model: Some(model.to_owned()), stream: Some(stream), verb }
+        // A translated stream is read as server-sent events, which Gemini sends only when asked for.
+        let query = if protocol == Protocol::GeminiGenerate && stream { "alt=sse" } else { "" };
+        Addressed { model: Some(model.to_owned()), stream: Some(stream), verb, query, ..Addressed::plain(protocol) }
     }
 }
 
-/// Gemini's verbs: path, format, streamed.
-const VERBS: [(&str, Protocol, bool); 4] = [
+/// Gemini's verbs: path, format, streamed. `predict` is how Vertex AI takes texts for its older embedding models.
+const VERBS: [(&str, Protocol, bool); 5] = [
     ("generateContent", Protocol::GeminiGenerate, false),
     ("streamGenerateContent", Protocol::GeminiGenerate, true),
     ("embedContent", Protocol::GeminiEmbed, false),
     ("batchEmbedContents", Protocol::GeminiEmbed, false),
+    ("predict", Protocol::GeminiEmbed, false),
 ];
+
+/// Versions of Gemini's API, as paths begin with them; the first is the one for callers that name none, or one of Vertex AI's.
+const VERSIONS: [&str; 3] = ["/v1beta", "/v1", "/v1alpha"];
 
 /// Bedrock's actions: path, format, streamed.
 const ACTIONS: [(&str, Protocol, bool); 4] = [
@@ -90,17 +100,20 @@ fn azure(path: &str) -> Option<Addressed> {
 /// `/v1beta/models/<model>:<verb>`, and on Vertex AI `/v1/projects/…/publishers/google/models/<model>:<verb>`.
 fn gemini(path: &str) -> Option<Addressed> {
     let (before, last) = path.rsplit_once("/models/")?;
-    let known = ["/v1beta", "/v1", "/v1alpha", ""].contains(&before) || before.ends_with("/publishers/google");
+    let version = VERSIONS.into_iter().find(|version| *version == before);
+    let known = version.is_some() || before.is_empty() || before.ends_with("/publishers/google");
     let (model, verb) = last.rsplit_once(':')?;
     let (verb, protocol, stream) = VERBS.into_iter().find(|(known, _, _)| *known == verb)?;
-    (known && !model.is_empty()).then(|| Addressed { protocol, model: Some(model.to_owned()), stream: Some(stream), verb })
+    let call = Addressed { stream: Some(stream), verb, version: version.unwrap_or(VERSIONS[0]), ..Addressed::plain(protocol) };
+    (known && !model.is_empty()).then(|| Addressed { model: Some(model.to_owned()), ..call })
 }
 
 /// `/model/<model>/<action>`.
 fn bedrock(path: &str) -> Option<Addressed> {
     let (model, action) = path.strip_prefix("/model/")?.rsplit_once('/')?;
     let (verb, protocol, stream) = ACTIONS.into_iter().find(|(known, _, _)| *known == action)?;
-    (!model.is_empty()).then(|| Addressed { protocol, model: Some(model.to_owned()), stream: Some(stream), verb })
+    let call = Addressed { stream: Some(stream), verb, ..Addressed::plain(protocol) };
+    (!model.is_empty()).then(|| Addressed { model: Some(model.to_owned()), ..call })
 }
 
 /// Where a call goes at a provider, after its endpoint's own path.
@@ -110,8 +123,13 @@ pub fn upstream_path(provider: Provider, call: &Addressed, model: &str, query: O
     let protocol = call.protocol;
     let path = match (provider, protocol) {
         (_, Protocol::GeminiGenerate | Protocol::GeminiEmbed) => {
-            let of = if provider == Provider::VertexAI { "/publishers/google/models/" } else { "/v1beta/models/" };
-            format!("{of}{}:{}", encoded(model), call.verb)
+            // Vertex AI's endpoint names the project that pays, and the location: whatever the caller's path says of them is left out.
+            let (version, of) = match (provider, call.version) {
+                (Provider::VertexAI, _) => ("", "/publishers/google/models/"),
+                (_, "") => (VERSIONS[0], "/models/"),
+                (_, version) => (version, "/models/"),
+            };
+            format!("{version}{of}{}:{}", encoded(model), call.verb)
         }
         (_, Protocol::BedrockConverse | Protocol::BedrockInvoke) => format!("/model/{}/{}", encoded(model), call.verb),
         (Provider::AzureOpenAI, _) => {
@@ -146,12 +164,7 @@ fn upstream_query(provider: Provider, call: &Addressed, query: Option<&str>) -> 
             _ => true,
         }
     });
-    let mut kept: Vec<&str> = kept.collect();
-    // A translated stream is read as server-sent events, which Gemini sends only when asked for.
-    let gemini = call.protocol == Protocol::GeminiGenerate && call.stream == Some(true) && query.is_none();
-    if gemini {
-        kept.push("alt=sse");
-    }
+    let kept: Vec<&str> = kept.chain(Some(call.query).filter(|own| !own.is_empty() && query.is_none())).collect();
     kept.join("&")
 }
 
@@ -218,6 +231,8 @@ mod tests {
                 Some(true),
             ),
             ("/v1beta/models/e:batchEmbedContents", P::GeminiEmbed, Some("e"), Some(false)),
+            ("/v1beta1/projects/p/locations/global/publishers/google/models/e:predict", P::GeminiEmbed, Some("e"), Some(false)),
+            ("/v1beta1/publishers/google/models/g:generateContent", P::GeminiGenerate, Some("g"), Some(false)),
             ("/model/us.amazon.nova-lite-v1%3A0/converse-stream", P::BedrockConverse, Some("us.amazon.nova-lite-v1%3A0"), Some(true)),
             ("/model/a/b/invoke", P::BedrockInvoke, Some("a/b"), Some(false)),
             ("/api/chat", P::OllamaChat, None, None),
@@ -248,6 +263,24 @@ mod tests {
             (path(Provider::VertexAI, P::GeminiGenerate, "g", false, Some("key=k")), "/publishers/google/models/g:generateContent"),
             (path(Provider::Bedrock, P::BedrockConverse, "us.m-v1:0", true, None), "/model/us.m-v1%3A0/converse-stream"),
             (path(Provider::Bedrock, P::BedrockInvoke, "arn:a/b", false, Some("X-Amz-Signature=1&x=1")), "/model/arn%3Aa%2Fb/invoke?x=1"),
+        ] {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_call_in_geminis_own_format_keeps_its_version_and_framing_and_loses_its_project_and_key() {
+        let path = |provider, path: &str, query| upstream_path(provider, &recognise(path).expect("a call"), "m", query);
+        let vertex = "/v1beta1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent";
+        for (found, expected) in [
+            (path(Provider::Gemini, "/v1alpha/models/g:generateContent", None), "/v1alpha/models/m:generateContent"),
+            (path(Provider::Gemini, "/v1/models/g:embedContent", Some("key=k")), "/v1/models/m:embedContent"),
+            (path(Provider::Gemini, "/models/g:generateContent", None), "/v1beta/models/m:generateContent"),
+            // Without `alt=sse` a caller expects an array.
+            (path(Provider::Gemini, "/v1beta/models/g:streamGenerateContent", None), "/v1beta/models/m:streamGenerateContent"),
+            (path(Provider::VertexAI, vertex, Some("alt=sse")), "/publishers/google/models/m:streamGenerateContent?alt=sse"),
+            (path(Provider::Gemini, vertex, Some("alt=sse")), "/v1beta/models/m:streamGenerateContent?alt=sse"),
+            (path(Provider::VertexAI, "/v1beta/models/g:generateContent", None), "/publishers/google/models/m:generateContent"),
         ] {
             assert_eq!(found, expected);
         }

@@ -56,7 +56,7 @@ pub fn format(protocol: Protocol) -> &'static Format {
             &Format { facts: gemini::generate::facts, usage: gemini::usage::of_body, reader: gemini::stream::reader, error: error::google }
         }
         Protocol::GeminiEmbed => {
-            &Format { facts: gemini::embed::facts, usage: gemini::usage::of_body, reader: gemini::stream::reader, error: error::google }
+            &Format { facts: gemini::embed::facts, usage: gemini::embed::usage, reader: gemini::stream::reader, error: error::google }
         }
         Protocol::BedrockConverse => &Format {
             facts: bedrock::converse::facts,

@@ -11,6 +11,7 @@
 //! | [`request`], [`rewrite`] | what a request asks for, and how it is changed |
 //! | [`usage`], [`stream`], [`framing`] | what an answer used, whole or streamed |
 //! | [`error`] | what a refusal looks like |
+//! | [`object`] | objects of which every member must be seen |
 //! | [`translate`] | from one format to another and back |
 
 pub mod address;
@@ -21,6 +22,7 @@ pub mod error;
 pub mod format;
 pub mod framing;
 pub mod gemini;
+pub mod object;
 pub mod ollama;
 pub mod openai;
 pub mod request;

@@ -94,6 +94,8 @@ impl Default for Facts {
 #[derive(Clone, Debug, Default)]
 pub struct Members {
     pub model: Option<Range<usize>>,
+    /// The model's name where it stands within longer texts (`models/…`).
+    pub named: Vec<Range<usize>>,
     /// Each member that caps the output.
     pub max_output: Vec<Range<usize>>,
     /// Where a cap goes when there is none; `None` for formats without one.

@@ -22,6 +22,8 @@ pub struct Rewrite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     pub at: usize,
+    /// Bytes whose place it takes: a null, where the caller wrote one instead of an object.
+    pub over: usize,
     pub before: Cow<'static, str>,
     pub after: Cow<'static, str>,
 }
@@ -29,7 +31,12 @@ pub struct Slot {
 impl Slot {
     /// As the first member of the object that is the whole body. The object must have a member already.
     pub fn first(body: &str, before: &'static str, after: &'static str) -> Slot {
-        Slot { at: body.find('{').map_or(0, |at| at + 1), before: before.into(), after: after.into() }
+        Slot { at: body.find('{').map_or(0, |at| at + 1), over: 0, before: before.into(), after: after.into() }
+    }
+
+    /// In the place of a value.
+    pub fn instead(value: &Range<usize>, before: &'static str, after: &'static str) -> Slot {
+        Slot { at: value.start, over: value.len(), before: before.into(), after: after.into() }
     }
 
     /// As the first member, called `name`, of an object within the body.
@@ -38,7 +45,7 @@ impl Slot {
         let open = text.find('{').map_or(0, |at| at + 1);
         let is_empty = text[open..].trim_start().starts_with('}');
         let after = if is_empty { "" } else { "," };
-        Slot { at: object.start + open, before: format!("\"{name}\":").into(), after: after.into() }
+        Slot { at: object.start + open, over: 0, before: format!("\"{name}\":").into(), after: after.into() }
     }
 }
 
@@ -52,10 +59,14 @@ impl Request {
         {
             splices.push((span.clone(), json_string(model)));
         }
+        if let Some(model) = change.model.as_ref().filter(|model| **model != self.facts.model) {
+            let text = json_string(model);
+            splices.extend(members.named.iter().map(|span| (span.clone(), text[1..text.len() - 1].to_owned())));
+        }
         if let Some(cap) = change.max_output.filter(|cap| self.facts.max_output != Some(*cap)) {
             match &members.cap {
                 Some(slot) if members.max_output.is_empty() => {
-                    splices.push((slot.at..slot.at, format!("{}{cap}{}", slot.before, slot.after)));
+                    splices.push((slot.at..slot.at + slot.over, format!("{}{cap}{}", slot.before, slot.after)));
                 }
                 _ => splices.extend(members.max_output.iter().map(|span| (span.clone(), cap.to_string()))),
             }

@@ -18,6 +18,8 @@ pub struct ReportedUsage {
     pub regional: Option<bool>,
     /// What the call used beyond `usage`: passes that the provider counts apart.
     pub beyond: Vec<Beyond>,
+    /// It ran on capacity that was bought ahead: its tokens count, and cost nothing by the token.
+    pub prepaid: bool,
 }
 
 /// Usage that a provider counts apart from the call's own.

@@ -19,7 +19,7 @@ use super::settle::{Ending, OpenCall};
 use super::upstream::{Answer, SendError, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
-use crate::core::policy::{Model, Provider};
+use crate::core::policy::{Model, Protocol, Provider};
 use crate::core::route::Candidate;
 use crate::core::tariff::AskedTier;
 use crate::llm::address::upstream_path;
@@ -119,7 +119,9 @@ async fn answered(
         return if may_fall_back { Attempt::Failed(response) } else { Attempt::Answered(response) };
     }
     let streamed = outgoing.request.stream();
-    let mut response = match Framing::of(head.content_type().unwrap_or_default(), streamed) {
+    // Only Gemini streams arrays; JSON of another is an answer in one piece, though a stream was asked for.
+    let arrays = streamed && outgoing.request.protocol() == Protocol::GeminiGenerate;
+    let mut response = match Framing::of(head.content_type().unwrap_or_default(), arrays) {
         Some(framing) => {
             let hide_usage = streamed && !outgoing.request.wants_usage();
             meter::streamed_answer(open, head, body, metering, framing, hide_usage, sidecar.settings.drain_timeout)

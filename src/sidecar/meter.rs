@@ -70,8 +70,9 @@ impl Metering {
 
     /// What the provider will bill. A tier that it does not name is the one that was asked for, and a model without a price of its own
     /// costs what the one that was called does. Without any price a call costs nothing: its budget lets it through.
+    /// Nor does it on capacity that was bought ahead.
     fn cost(&self, reported: &ReportedUsage) -> PicoUsd {
-        let Some(tariff) = &self.worst.tariff else { return PicoUsd::ZERO };
+        let Some(tariff) = self.worst.tariff.as_ref().filter(|_| !reported.prepaid) else { return PicoUsd::ZERO };
         let asked = match self.worst.bound.tier {
             AskedTier::Said(tier) => tier,
             AskedTier::Unsaid => ServiceTier::Standard,
@@ -304,6 +305,12 @@ mod tests {
             let ending = metering().ending(&StreamEnd { reported, complete, failed });
             assert_eq!((ending.outcome, ending.charge.map(|(_, cost)| cost)), (outcome, cost), "{figures} {complete} {failed}");
         }
+    }
+
+    #[test]
+    fn tokens_of_capacity_that_was_bought_ahead_are_counted_and_cost_nothing() {
+        let ending = metering().completed(&ReportedUsage { prepaid: true, ..ReportedUsage::of(usage(), None) });
+        assert_eq!(ending.charge, Some((usage(), PicoUsd::ZERO)));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl WireUsage {
         };
         let regional = self.inference_geo.as_deref().map(|geo| !matches!(geo, "global" | "not_available" | ""));
         let beyond = self.iterations.iter().flatten().filter_map(Iteration::beyond).collect();
-        Some(ReportedUsage { usage: self.meters()?, model, tier, regional, beyond })
+        Some(ReportedUsage { usage: self.meters()?, model, tier, regional, beyond, ..ReportedUsage::default() })
     }
 }
 

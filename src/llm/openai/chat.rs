@@ -147,5 +147,6 @@ fn members(body: &str, request: &ChatRequest<'_>) -> Members {
         max_output: [request.max_tokens, request.max_completion_tokens].into_iter().filter_map(span).collect(),
         cap: Some(Slot::first(body, "\"max_completion_tokens\":", ",")),
         stream_options: span(request.stream_options),
+        ..Members::default()
     }
 }
