@@ -44,7 +44,8 @@ impl Completion {
             .maybe("tool_calls", calls);
         let choice =
             object().with("index", 0_u64).with("message", message).with("logprobs", Json::null()).with("finish_reason", self.finish_reason);
-        head("chat.completion", self.id.as_deref().unwrap_or(&of.answer.id), self.model.as_deref().unwrap_or(&of.model), of)
+        let id = self.id.clone().unwrap_or_else(|| of.answer_id());
+        head("chat.completion", &id, self.model.as_deref().unwrap_or(&of.model), of)
             .with("choices", Json::list([choice.into()]))
             .maybe("usage", self.figures.map(|figures| figures.openai()))
             .into()
@@ -83,15 +84,15 @@ enum Phase {
 /// Chunks of a streamed answer: the role, then text and calls, then why it stopped, then its usage if the caller asked for that.
 pub struct Chunks {
     of: Translation,
-    id: Option<String>,
-    model: Option<String>,
+    id: String,
+    model: String,
     phase: Phase,
     calls: u64,
 }
 
 impl Chunks {
     pub fn new(of: &Translation) -> Chunks {
-        Chunks { of: of.clone(), id: None, model: None, phase: Phase::Waiting, calls: 0 }
+        Chunks { of: of.clone(), id: of.answer_id(), model: of.model.clone(), phase: Phase::Waiting, calls: 0 }
     }
 
     pub fn has_calls(&self) -> bool {
@@ -101,7 +102,9 @@ impl Chunks {
     /// Begins the answer, with the provider's names for it.
     pub fn begin(&mut self, id: Option<String>, model: Option<String>, out: &mut BytesMut) {
         if self.phase == Phase::Waiting {
-            (self.id, self.model, self.phase) = (id, model, Phase::Begun);
+            self.phase = Phase::Begun;
+            self.id = id.unwrap_or_else(|| std::mem::take(&mut self.id));
+            self.model = model.unwrap_or_else(|| std::mem::take(&mut self.model));
             self.delta(object().with("role", "assistant").with("content", ""), out);
         }
     }
@@ -175,8 +178,7 @@ impl Chunks {
     }
 
     fn head(&self) -> Written {
-        let (id, model) = (self.id.as_deref().unwrap_or(&self.of.answer.id), self.model.as_deref().unwrap_or(&self.of.model));
-        head("chat.completion.chunk", id, model, &self.of)
+        head("chat.completion.chunk", &self.id, &self.model, &self.of)
     }
 
     fn event(&self, chunk: Json, out: &mut BytesMut) {

@@ -146,8 +146,9 @@ pub fn answer(of: &Translation, body: &[u8]) -> Result<Json, String> {
     }
     let reason = stop_reason(choice.finish_reason.as_deref().unwrap_or_default(), has_calls);
     let figures = Figures::of_body(FORMAT, body, answer.reasoning()).unwrap_or_default();
-    let (id, model) = (answer.id.as_deref().unwrap_or(&of.answer.id), answer.model.as_deref().unwrap_or(&of.model));
-    Ok(message(id, model, Json::list(blocks), reason.into(), figures).into())
+    let id = answer.id.map_or_else(|| of.answer_id(), Cow::into_owned);
+    let model = answer.model.as_deref().unwrap_or(&of.model);
+    Ok(message(&id, model, Json::list(blocks), reason.into(), figures).into())
 }
 
 fn message(id: &str, model: &str, content: Json, stop_reason: Json, figures: Figures) -> Written {
@@ -234,8 +235,9 @@ impl StreamTranslator for Stream {
         }
         if self.phase == Phase::Waiting {
             self.phase = Phase::Begun;
-            let (id, model) = (chunk.id.as_deref().unwrap_or(&self.of.answer.id), chunk.model.as_deref().unwrap_or(&self.of.model));
-            let message = message(id, model, Json::list([]), Json::null(), Figures::default());
+            let id = chunk.id.as_deref().map_or_else(|| self.of.answer_id(), str::to_owned);
+            let model = chunk.model.as_deref().unwrap_or(&self.of.model);
+            let message = message(&id, model, Json::list([]), Json::null(), Figures::default());
             event("message_start", |event| event.with("message", message), out);
         }
         self.running.reasoning = chunk.reasoning().or(self.running.reasoning);

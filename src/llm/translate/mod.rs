@@ -125,6 +125,8 @@ impl Translation {
         for name in of_the_caller {
             headers.remove(name);
         }
+        // What the caller accepts is its own format.
+        headers.remove(header::ACCEPT);
         match (self.asked, self.upstream) {
             (Protocol::OpenAIChat, Protocol::AnthropicMessages) => {
                 headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
@@ -163,7 +165,13 @@ impl Translation {
         }
     }
 
-    /// The id of a call that the provider gave none.
+    /// The id of an answer to which the provider gave none.
+    fn answer_id(&self) -> String {
+        let prefix = if self.asked == Protocol::AnthropicMessages { "msg_" } else { "chatcmpl-" };
+        format!("{prefix}{}", self.answer.id)
+    }
+
+    /// The id of a call to which the provider gave none.
     fn call_id(&self, index: u64) -> String {
         let prefix = if self.asked == Protocol::AnthropicMessages { "toolu" } else { "call" };
         format!("{prefix}_{}_{index}", self.answer.id)
