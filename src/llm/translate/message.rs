@@ -3,6 +3,9 @@
 //! Blocks of a message come one after the other, each with its start and its stop, and SDKs count on that. Chat Completions says of
 //! no call that it is complete before the whole answer is. So the first call streams, and what comes after it is kept until the end.
 //! What the answer read is known at its end too: `message_start` has zeros, `message_delta` the figures, which are cumulative there.
+//!
+//! What a model thought aloud (`reasoning_content`) becomes a thinking block, whose signature is empty: Anthropic's own models take no
+//! thoughts of others, so a conversation that goes on with one of them must leave it out, as translated requests do.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +25,8 @@ const FORMAT: Protocol = Protocol::OpenAIChat;
 
 /// What is kept of a stream at most, in bytes.
 const MOST_KEPT: usize = 16 << 20;
+/// What a block counts beside its text.
+const BLOCK_BYTES: usize = 128;
 /// Calls of one answer at most.
 const MOST_CALLS: usize = 1024;
 /// Under this name goes what a model wrote for arguments and is no JSON object, as Anthropic advises.
@@ -120,6 +125,11 @@ impl Said<'_> {
     }
 }
 
+/// A text that says something.
+fn given(text: &Option<Cow<'_, str>>) -> Option<String> {
+    text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
 /// A completion as a message.
 pub fn answer(of: &Translation, body: &[u8]) -> Result<Json, String> {
     let answer: Answer<'_> = serde_json::from_slice(body).map_err(|e| format!("it is not a chat completion: {e}"))?;
@@ -137,7 +147,7 @@ pub fn answer(of: &Translation, body: &[u8]) -> Result<Json, String> {
         }
         for (at, called) in said.tool_calls.iter().flatten().enumerate() {
             has_calls = true;
-            let id = called.id.as_deref().filter(|id| !id.is_empty()).map_or_else(|| of.call_id(at as u64), str::to_owned);
+            let id = given(&called.id).unwrap_or_else(|| of.call_id(at as u64));
             let function = called.function.as_ref();
             let arguments = function.and_then(|f| f.arguments.as_deref()).unwrap_or_default();
             let input = object_in(arguments).unwrap_or_else(|| object().with(INVALID, arguments).into());
@@ -146,9 +156,8 @@ pub fn answer(of: &Translation, body: &[u8]) -> Result<Json, String> {
     }
     let reason = stop_reason(choice.finish_reason.as_deref().unwrap_or_default(), has_calls);
     let figures = Figures::of_body(FORMAT, body, answer.reasoning()).unwrap_or_default();
-    let id = answer.id.map_or_else(|| of.answer_id(), Cow::into_owned);
-    let model = answer.model.as_deref().unwrap_or(&of.model);
-    Ok(message(&id, model, Json::list(blocks), reason.into(), figures).into())
+    let (id, model) = (given(&answer.id).unwrap_or_else(|| of.answer_id()), given(&answer.model));
+    Ok(message(&id, model.as_deref().unwrap_or(&of.model), Json::list(blocks), reason.into(), figures).into())
 }
 
 fn message(id: &str, model: &str, content: Json, stop_reason: Json, figures: Figures) -> Written {
@@ -233,15 +242,16 @@ impl StreamTranslator for Stream {
             }
             return;
         }
+        self.running.reasoning = chunk.reasoning().or(self.running.reasoning);
+        // Some servers begin with what they found in the prompt, and end with usage; neither is of the answer.
+        let Some(choice) = chunk.choice() else { return };
         if self.phase == Phase::Waiting {
             self.phase = Phase::Begun;
-            let id = chunk.id.as_deref().map_or_else(|| self.of.answer_id(), str::to_owned);
-            let model = chunk.model.as_deref().unwrap_or(&self.of.model);
+            let (id, model) = (given(&chunk.id).unwrap_or_else(|| self.of.answer_id()), given(&chunk.model));
+            let model = model.as_deref().unwrap_or(&self.of.model);
             let message = message(&id, model, Json::list([]), Json::null(), Figures::default());
             event("message_start", |event| event.with("message", message), out);
         }
-        self.running.reasoning = chunk.reasoning().or(self.running.reasoning);
-        let Some(choice) = chunk.choice() else { return };
         if let Some(said) = &choice.message {
             said.thoughts().for_each(|text| self.say(text, true));
             said.texts().for_each(|text| self.say(text, false));
@@ -264,6 +274,11 @@ impl StreamTranslator for Stream {
 }
 
 impl Stream {
+    fn begin(&mut self, kind: Kind) {
+        self.blocks.push_back(Block { kind, started: false, waiting: String::new() });
+        self.kept += BLOCK_BYTES;
+    }
+
     /// More text of the answer, or of the thoughts before it.
     fn say(&mut self, text: &str, is_thought: bool) {
         if text.is_empty() {
@@ -271,8 +286,7 @@ impl Stream {
         }
         let goes_on = |block: &Block| if is_thought { matches!(block.kind, Kind::Thinking) } else { matches!(block.kind, Kind::Text) };
         if !self.blocks.back().is_some_and(goes_on) {
-            let kind = if is_thought { Kind::Thinking } else { Kind::Text };
-            self.blocks.push_back(Block { kind, started: false, waiting: String::new() });
+            self.begin(if is_thought { Kind::Thinking } else { Kind::Text });
         }
         if let Some(block) = self.blocks.back_mut() {
             block.waiting.push_str(text);
@@ -284,18 +298,20 @@ impl Stream {
         let next = self.closed + self.blocks.len();
         let known = *self.calls.entry(called.index.unwrap_or(at)).or_insert(next);
         if known == next {
-            let kind = Kind::Call { id: None, name: None };
-            self.blocks.push_back(Block { kind, started: false, waiting: String::new() });
+            self.begin(Kind::Call { id: None, name: None });
         }
         let block = known.checked_sub(self.closed).and_then(|at| self.blocks.get_mut(at));
         let Some(Block { kind: Kind::Call { id, name }, waiting, .. }) = block else { return };
         let Some(function) = &called.function else { return };
-        let given = |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
-        *id = id.take().or_else(|| given(&called.id));
-        *name = name.take().or_else(|| given(&function.name));
         let more = function.arguments.as_deref().unwrap_or_default();
         waiting.push_str(more);
         self.kept += more.len();
+        for (known, said) in [(id, &called.id), (name, &function.name)] {
+            if known.is_none() {
+                *known = given(said);
+                self.kept += known.as_ref().map_or(0, String::len);
+            }
+        }
     }
 
     /// Gives the caller what may go: the first block, and the next when that one has ended.
@@ -346,6 +362,7 @@ impl Stream {
         let index = self.closed as u64;
         if self.blocks.pop_front().is_some() {
             self.closed += 1;
+            self.kept = self.kept.saturating_sub(BLOCK_BYTES);
             event("content_block_stop", |event| event.with("index", index), out);
         }
     }

@@ -1,6 +1,9 @@
 //! What becomes of streamed answers.
 
 use super::*;
+use crate::llm::bedrock::eventstream;
+use crate::llm::framing::Framing;
+use crate::llm::stream::StreamMeter;
 
 const THINKS: &str = r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Two towns."}}"#;
 
@@ -186,6 +189,59 @@ fn the_first_call_streams_and_an_id_or_a_name_that_is_missing_is_waited_for_or_m
     let end =
         ["content_block_stop 0", "content_block_start 1", "content_block_delta 1", "content_block_stop 1", "message_delta", "message_stop"];
     assert_eq!(shown("[DONE]".to_owned()), end);
+}
+
+#[test]
+fn what_a_server_says_of_the_prompt_is_no_beginning_of_an_answer() {
+    let found = r#"{"id":"","model":"","choices":[],"prompt_filter_results":[]}"#;
+    let said = chunk(json!({"content": "Hi."}), json!("stop"));
+    let shown = streamed(&translation(AnthropicMessages, OpenAIChat), &[found, &said, "[DONE]"]);
+    let first = &events(&shown)[0];
+    assert_eq!((&first["type"], &first["message"]["id"], &first["message"]["model"]), (&json!("message_start"), &json!("c"), &json!("g")));
+}
+
+/// A stream as it is on the wire.
+fn framed(upstream: Protocol, events: &[&str]) -> (Framing, Vec<u8>) {
+    match upstream {
+        BedrockConverse => {
+            let frame = |event: &&str| {
+                let event: serde_json::Map<String, Value> = serde_json::from_str(event).unwrap();
+                let (name, payload) = event.into_iter().next().unwrap();
+                eventstream::tests::event(name.leak(), &payload.to_string())
+            };
+            (Framing::AmazonEvents, events.iter().flat_map(frame).collect())
+        }
+        AnthropicMessages => {
+            let event = |event: &&str| {
+                format!("event: {}\ndata: {event}\n\n", serde_json::from_str::<Value>(event).unwrap()["type"].as_str().unwrap())
+            };
+            (Framing::ServerSentEvents, events.iter().map(event).collect::<String>().into_bytes())
+        }
+        // Google ends its lines the other way.
+        GeminiGenerate => (Framing::ServerSentEvents, events.iter().map(|e| format!("data: {e}\r\n\r\n")).collect::<String>().into_bytes()),
+        _ => (Framing::ServerSentEvents, events.iter().map(|e| format!("data: {e}\n\n")).collect::<String>().into_bytes()),
+    }
+}
+
+#[test]
+fn however_the_network_cuts_a_stream_its_caller_gets_the_same_and_it_is_metered() {
+    for (direction, asked, upstream) in DIRECTIONS {
+        let translation = translation(asked, upstream);
+        let whole = streamed(&translation, &recorded(upstream));
+        let (framing, wire) = framed(upstream, &recorded(upstream));
+        for length in [1, 7, 64, wire.len()] {
+            let mut meter = StreamMeter::translating(upstream, framing, translation.stream());
+            let mut shown = Vec::new();
+            for piece in wire.chunks(length) {
+                shown.extend_from_slice(&meter.push(Bytes::copy_from_slice(piece)));
+            }
+            shown.extend_from_slice(&meter.flush());
+            assert_eq!(std::str::from_utf8(&shown).unwrap(), whole, "{direction}, {length} bytes at a time");
+            let end = meter.finish();
+            let usage = end.reported.expect("figures").usage;
+            assert_eq!((usage.total_input(), usage.total_output(), end.failed), (320, 50, false), "{direction}");
+        }
+    }
 }
 
 #[test]
