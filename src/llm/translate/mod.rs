@@ -8,7 +8,7 @@
 //! | [`chat`] | reads a request to Chat Completions, for any other format |
 //! | [`completion`] | writes answers to it, whole and streamed |
 //! | [`chat_to_messages`], [`chat_to_gemini`], [`chat_to_converse`] | the other format of each: its request, answer and stream |
-//! | [`messages_to_chat`], [`message`] | a request to Messages for Chat Completions, and its answer |
+//! | [`messages_to_chat`], [`message`], [`message_stream`] | a request to Messages for Chat Completions, and its answer |
 //! | [`vocabulary`], [`figures`], [`failure`] | what all share: words, usage, errors |
 //! | [`json`] | reading and writing |
 
@@ -21,6 +21,7 @@ mod failure;
 mod figures;
 mod json;
 mod message;
+mod message_stream;
 mod messages_to_chat;
 mod vocabulary;
 
@@ -95,7 +96,7 @@ fn direction(asked: Protocol, upstream: Protocol) -> Option<&'static Direction> 
             &Direction { request: chat_to_converse::request, answer: chat_to_converse::answer, stream: chat_to_converse::stream }
         }
         (Protocol::AnthropicMessages, Protocol::OpenAIChat) => {
-            &Direction { request: messages_to_chat::request, answer: message::answer, stream: message::stream }
+            &Direction { request: messages_to_chat::request, answer: message::answer, stream: message_stream::stream }
         }
         _ => return None,
     })
