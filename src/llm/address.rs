@@ -158,6 +158,8 @@ fn upstream_query(provider: Provider, call: &Addressed, query: Option<&str>) -> 
         let name = pair.split('=').next().unwrap_or_default();
         match name {
             "key" | "access_token" => false,
+            // A signature in the query is the caller's own, as one in a header is.
+            _ if provider == Provider::Bedrock && name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-")) => false,
             "api-version" => provider == Provider::AzureOpenAI,
             "alt" => matches!(provider, Provider::Gemini | Provider::VertexAI),
             _ => true,
@@ -277,6 +279,7 @@ mod tests {
             (path(Provider::Gemini, P::GeminiGenerate, "g", true, None), "/v1beta/models/g:streamGenerateContent?alt=sse"),
             (path(Provider::VertexAI, P::GeminiGenerate, "g", false, Some("key=k")), "/publishers/google/models/g:generateContent"),
             (path(Provider::Bedrock, P::BedrockConverse, "us.m-v1:0", true, None), "/model/us.m-v1%3A0/converse-stream"),
+            (path(Provider::Bedrock, P::BedrockInvoke, "arn:a/b", false, Some("X-Amz-Signature=1&x=1")), "/model/arn%3Aa%2Fb/invoke?x=1"),
         ] {
             assert_eq!(found, expected);
         }

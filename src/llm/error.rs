@@ -158,7 +158,17 @@ pub fn error_answer(protocol: Protocol, kind: ErrorKind, message: &str) -> Error
         Protocol::BedrockConverse | Protocol::BedrockInvoke => Some(("x-amzn-errortype", kind.row().4)),
         _ => None,
     };
-    ErrorAnswer { status: kind.status(), header, body }
+    let status = if header.is_some() { amazon_status(kind) } else { kind.status() };
+    ErrorAnswer { status, header, body }
+}
+
+/// The status of Amazon's exception. Its SDKs read no header that tells them not to try again; they go by the exception and the status,
+/// and try any 429 again. A quota that is used up is a 400 there, which they leave alone.
+fn amazon_status(kind: ErrorKind) -> u16 {
+    match kind {
+        ErrorKind::BudgetExceeded => 400,
+        _ => kind.status(),
+    }
 }
 
 pub fn openai(kind: ErrorKind, message: &str) -> Value {

@@ -43,4 +43,4 @@ pub use framing::Framing;
 pub use request::{Request, RequestError, parse};
 pub use rewrite::Rewrite;
 pub use stream::{StreamEnd, StreamMeter};
-pub use usage::{ReportedUsage, usage_of_body};
+pub use usage::{ReportedUsage, tier_of_headers, usage_of_body, usage_of_headers};

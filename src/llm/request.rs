@@ -164,6 +164,18 @@ impl Request {
         self.facts.max_output
     }
 
+    /// True when an output cap can be set in it, or changed; else a model may write as much as it can.
+    pub fn takes_cap(&self) -> bool {
+        self.facts.members.cap.is_some() || !self.facts.members.max_output.is_empty()
+    }
+
+    /// Takes in what its headers ask for, in formats that have wishes there.
+    pub fn heed_headers(&mut self, header: &dyn Fn(&str) -> Option<String>) {
+        if self.addressed.protocol == Protocol::BedrockInvoke {
+            super::bedrock::invoke::heed_headers(&mut self.facts, header);
+        }
+    }
+
     /// Answers asked for (`n`), each of which may use the whole output cap; zero for embeddings.
     pub fn choices(&self) -> u64 {
         self.facts.choices

@@ -1,5 +1,6 @@
 //! What an answer says it used.
 
+use super::bedrock;
 use super::format::format;
 use crate::core::policy::Protocol;
 use crate::core::tariff::ServiceTier;
@@ -39,4 +40,21 @@ impl ReportedUsage {
 /// Reads usage from a whole answer; `None` when it has none, which is not the same as zero.
 pub fn usage_of_body(protocol: Protocol, body: &[u8]) -> Option<ReportedUsage> {
     (format(protocol).usage)(body)
+}
+
+/// Reads usage from the headers of a whole answer whose body has none. `choices` are the answers that were asked for: what only
+/// takes input reports no output.
+pub fn usage_of_headers(protocol: Protocol, choices: u64, header: &dyn Fn(&str) -> Option<String>) -> Option<ReportedUsage> {
+    match protocol {
+        Protocol::BedrockInvoke => bedrock::usage::of_headers(choices, header),
+        _ => None,
+    }
+}
+
+/// The service tier that the headers of an answer, whole or streamed, say that it was served in.
+pub fn tier_of_headers(protocol: Protocol, header: &dyn Fn(&str) -> Option<String>) -> Option<ServiceTier> {
+    match protocol {
+        Protocol::BedrockInvoke => bedrock::usage::tier_of_headers(header),
+        _ => None,
+    }
 }

@@ -89,7 +89,8 @@ where
     let started = Instant::now();
     let (mut parts, body) = request.into_parts();
     let body = read_in_time(body, settings).await?;
-    let request = llm::parse(addressed, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
+    let mut request = llm::parse(addressed, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
+    request.heed_headers(&|name| text_of(&parts.headers, name));
     let dimensions = dimensions(policy, &parts.headers);
     clean(&mut parts.headers);
     let query = parts.uri.query().map(str::to_owned);
@@ -109,6 +110,11 @@ where
         let seconds = settings.request_timeout.as_secs();
         Err(Refusal::new(ErrorKind::TooSlow, format!("the request's body did not arrive within {seconds} s; see --request-seconds")))
     })
+}
+
+/// A header's value as text.
+pub fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme, Uri};
 
-use super::credential::Credential;
+use super::credential::{Credential, CredentialError};
 use crate::channel::message::BackendCredential;
 use crate::core::budget::{BudgetError, BudgetSet};
 use crate::core::catalogue;
@@ -58,10 +58,8 @@ pub enum PolicyError {
     Budget(#[from] BudgetError),
     #[error("{place}: the endpoint {url:?} is not a URL: {reason}; write it like https://api.openai.com")]
     Endpoint { place: String, url: String, reason: String },
-    #[error(
-        "ModelRoute {route}, backend {backend}: the credential holds characters that no HTTP header can carry; check the Secret for line breaks"
-    )]
-    Credential { route: String, backend: String },
+    #[error("ModelRoute {route}, backend {backend}: {error}")]
+    Credential { route: String, backend: String, error: CredentialError },
 }
 
 impl Snapshot {
@@ -87,13 +85,13 @@ impl ReadyRoute {
             let place = || format!("ModelRoute {}, backend {}", route.key, backend.name);
             let given = credentials.iter().find(|c| c.route == route.key && c.backend == backend.name);
             let endpoint = Endpoint::parse(&backend.endpoint, place)?;
-            let credential = given.map(|c| Credential::of(backend.provider, &c.value)).transpose();
+            let credential = given.map(|c| Credential::of(backend.provider, &c.value, endpoint.authority.host())).transpose();
+            let unusable = |error| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone(), error };
             Ok(ReadyBackend {
                 id: format!("{}/{}", route.key, backend.name),
                 uris: fixed_uris(backend.provider, &endpoint),
+                credential: credential.map_err(unusable)?,
                 endpoint,
-                credential: credential
-                    .map_err(|_| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone() })?,
                 may_be_regional: may_be_regional(backend.provider, &backend.endpoint),
             })
         };

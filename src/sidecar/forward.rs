@@ -6,8 +6,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
 use http_body_util::{Either, Full};
 
-use super::admit::{Admitted, remove_hop_by_hop};
-use super::body::ProxyBody;
+use super::admit::{Admitted, remove_hop_by_hop, text_of};
+use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, blank};
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::Signed;
@@ -21,7 +21,8 @@ use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
 use crate::core::policy::{Model, Protocol, Provider};
 use crate::core::route::Candidate;
-use crate::llm::{ErrorKind, Framing, Rewrite};
+use crate::core::tariff::AskedTier;
+use crate::llm::{ErrorKind, Framing, Rewrite, tier_of_headers};
 
 /// How an attempt ended.
 pub enum Attempt {
@@ -39,7 +40,7 @@ pub async fn attempt(
     plan: &Plan<'_>,
     candidate: &Candidate,
     outgoing: Outgoing<'_>,
-    Reserved { reservation, worst, limits }: Reserved,
+    Reserved { reservation, mut worst, limits }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let (provider, model) = {
@@ -64,6 +65,10 @@ pub async fn attempt(
     sidecar.health.trying(&backend.id, sidecar.accounts.clock.monotonic_ms());
     match tokio::time::timeout(sidecar.settings.answer_timeout, sidecar.upstream.send(request)).await {
         Ok(Ok(response)) => {
+            let headers = response.headers();
+            if let Some(tier) = tier_of_headers(outgoing.request.protocol(), &|name| text_of(headers, name)) {
+                worst.bound.tier = AskedTier::Said(tier);
+            }
             let settings = &sidecar.settings;
             let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
             let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, (response.status(), patience));
@@ -156,6 +161,10 @@ impl Head {
         &mut self.parts.headers
     }
 
+    pub fn header(&self, name: &str) -> Option<String> {
+        text_of(&self.parts.headers, name)
+    }
+
     fn content_type(&self) -> Option<&str> {
         self.parts.headers.get(header::CONTENT_TYPE)?.to_str().ok()
     }
@@ -178,7 +187,7 @@ fn request(
     model: &Model,
     worst: &WorstCase,
     now_ms: i64,
-) -> Result<Request<UpstreamBody>, http::Error> {
+) -> Result<Request<UpstreamBody>, BodyError> {
     let asked = &outgoing.request;
     let body = asked.rewrite(&Rewrite {
         model: Some(model.name.clone()),
@@ -193,7 +202,7 @@ fn request(
         translation.headers(&mut headers);
     }
     if let Some(credential) = &backend.credential {
-        credential.apply(&mut headers, &Signed { uri: &uri, body: &body, now_ms });
+        credential.apply(&mut headers, &Signed { uri: &uri, body: &body, now_ms })?;
     }
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
     *request.headers_mut() = headers;

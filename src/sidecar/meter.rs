@@ -29,7 +29,7 @@ use crate::core::policy::Protocol;
 use crate::core::tariff::{AskedTier, Billing, ServiceTier};
 use crate::core::usage::Usage;
 use crate::llm::translate::Translation;
-use crate::llm::{ErrorKind, Framing, ReportedUsage, StreamEnd, StreamMeter, usage_of_body};
+use crate::llm::{ErrorKind, Framing, ReportedUsage, StreamEnd, StreamMeter, usage_of_body, usage_of_headers};
 
 /// The largest answer in one piece.
 const WHOLE_LIMIT: usize = 64 << 20;
@@ -142,7 +142,8 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
             return broken_off(metering.asked(), &reason);
         }
     };
-    let ending = match usage_of_body(metering.protocol, &body) {
+    let of_headers = || usage_of_headers(metering.protocol, metering.worst.choices, &|name| head.header(name));
+    let ending = match usage_of_body(metering.protocol, &body).or_else(of_headers) {
         Some(reported) => metering.completed(&reported),
         None => Ending::as_reserved(CallOutcome::Unknown, metering.status),
     };
@@ -363,7 +364,7 @@ mod tests {
             snapshot: Arc::new(Snapshot::new(Policy::default(), &[]).unwrap()),
             protocol: Protocol::OpenAIChat,
             translation: None,
-            worst: WorstCase { bound, cap: 100, choices: 1, one_pass: true, tariff },
+            worst: WorstCase { bound, cap: 100, choices: 1, takes_cap: true, one_pass: true, tariff },
             regional: false,
             status: 200,
         }

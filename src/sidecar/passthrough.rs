@@ -164,7 +164,8 @@ async fn onward(
     };
     if let Some(credential) = &backend.credential {
         let signed = Signed { uri: &parts.uri, body: &bytes, now_ms: sidecar.accounts.clock.unix_ms() };
-        credential.apply(&mut parts.headers, &signed);
+        let unsigned = |error| Refusal::new(ErrorKind::NoCredential, format!("the request cannot be signed: {error}"));
+        credential.apply(&mut parts.headers, &signed).map_err(unsigned)?;
     }
     Ok((Request::from_parts(parts, body), model))
 }

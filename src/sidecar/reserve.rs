@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::admit::Admitted;
 use super::call::Sidecar;
 use super::config::Snapshot;
+use super::credential::can_be_passed_on;
 use super::leases;
 use super::refusal::Refusal;
 use super::route::Plan;
@@ -32,6 +33,8 @@ pub struct WorstCase {
     /// Cap of one choice.
     pub cap: u64,
     pub choices: u64,
+    /// True when the request takes another cap.
+    pub takes_cap: bool,
     /// True when the model reads its input once, so that its size is known when the provider first says it.
     pub one_pass: bool,
     /// `None` when the model has no price.
@@ -62,7 +65,7 @@ impl WorstCase {
 
     /// The largest cap that fits into what is left; `None` when not even [`LEAST_OUTPUT`] does.
     fn fitted(&self, shortfalls: &[Shortfall]) -> Option<WorstCase> {
-        let mut cap = self.cap.checked_sub(1)?;
+        let mut cap = self.cap.checked_sub(1).filter(|_| self.takes_cap)?;
         for shortfall in shortfalls {
             let (fixed, each) = match shortfall.unit {
                 Unit::Usd => {
@@ -123,6 +126,14 @@ pub async fn reserve(
         );
         return Err(Refused { refusal: Refusal::passing(ErrorKind::NoCredential, message), fit: false });
     }
+    if plan.route.backends[candidate.backend].credential.is_none() && !can_be_passed_on(&call.headers) {
+        let message = format!(
+            "the call has an AWS signature, which holds for the address that it was sent to and cannot be passed on to backend {}; give \
+             the backend credentials (spec.backends[].credentials of ModelRoute {}), or call with a Bedrock API key",
+            backend.name, plan.route.route.key
+        );
+        return Err(Refused { refusal: Refusal::new(ErrorKind::InvalidRequest, message), fit: false });
+    }
     let facts = CallFacts {
         origin: &snapshot.policy.origin,
         dimensions: &call.dimensions,
@@ -133,8 +144,8 @@ pub async fn reserve(
     let budgets = snapshot.budgets.applicable(&facts);
     check_price(&budgets, request, &model.name, candidate)?;
     let cap = match request.max_output() {
-        Some(_) => candidate.output_limit,
-        None => candidate.output_limit.min(sidecar.settings.default_max_output),
+        None if request.takes_cap() => candidate.output_limit.min(sidecar.settings.default_max_output),
+        _ => candidate.output_limit,
     };
     let tier = match (request.tier(), backend.service_tier) {
         (AskedTier::Unsaid, Some(tier)) => AskedTier::Said(tier),
@@ -150,7 +161,8 @@ pub async fn reserve(
         regional: plan.route.backends[candidate.backend].may_be_regional,
     };
     let one_pass = request.reads_input_once();
-    let worst = WorstCase { bound, cap: 0, choices: request.choices(), one_pass, tariff: candidate.tariff.clone() }.with_cap(cap);
+    let (choices, takes_cap) = (request.choices(), request.takes_cap());
+    let worst = WorstCase { bound, cap: 0, choices, takes_cap, one_pass, tariff: candidate.tariff.clone() }.with_cap(cap);
     draw(sidecar, snapshot, budgets, worst).await
 }
 
@@ -235,7 +247,7 @@ mod tests {
             cache: CacheWrites::Any,
             regional: false,
         };
-        WorstCase { bound, cap, choices, one_pass: true, tariff: Some(Arc::new(Tariff::flat(rates))) }.with_cap(cap)
+        WorstCase { bound, cap, choices, takes_cap: true, one_pass: true, tariff: Some(Arc::new(Tariff::flat(rates))) }.with_cap(cap)
     }
 
     fn short(unit: Unit, left: i128) -> Shortfall {
@@ -256,6 +268,8 @@ mod tests {
         assert_eq!(fitted(&[short(Unit::Usd, 300 + 20 * 15)]), None);
         assert_eq!(fitted(&[short(Unit::Usd, -5)]), None);
         assert_eq!(fitted(&[short(Unit::Requests, 0)]), None);
+        let uncapped = WorstCase { takes_cap: false, ..worst(1_000, 2) };
+        assert_eq!(uncapped.fitted(&[short(Unit::Usd, 300 + 20 * 100)]), None);
     }
 
     proptest! {

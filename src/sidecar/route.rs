@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::admit::Admitted;
+use super::call::new_id;
 use super::config::{ReadyRoute, Snapshot};
 use super::refusal::Refusal;
 use crate::core::call::Classification;
 use crate::core::classify::classify;
 use crate::core::policy::{Backend, Capability, Protocol, Tier};
 use crate::core::route::{Ask, Candidate, Choice, RouteError, choose, choose_below};
-use crate::llm::translate::{self, Translation};
+use crate::llm::translate::{self, AnswerId, Translation};
 use crate::llm::{ErrorKind, Request};
 
 /// Who answers a call, and who stands by.
@@ -78,7 +79,8 @@ impl Plan<'_> {
         if upstream == asked {
             return Ok(Outgoing { request: Cow::Borrowed(&self.call.request), translation: None });
         }
-        let (translation, request) = translate::request(&self.call.request, upstream).map_err(|error| {
+        let answer = AnswerId { id: new_id().0, unix_s: self.call.started_at_ms.div_euclid(1_000) };
+        let (translation, request) = translate::request(&self.call.request, upstream, answer).map_err(|error| {
             let error = RouteError::Untranslatable {
                 route: self.route.key().to_string(),
                 asked: self.call.request.model().to_owned(),
@@ -103,7 +105,10 @@ fn obstacles(route: &ReadyRoute, request: &Request) -> BTreeMap<Protocol, String
     let formats =
         route.route.backends.iter().filter_map(|backend| backend.provider.upstream_format(asked)).filter(|format| *format != asked);
     let formats: BTreeSet<Protocol> = formats.collect();
-    formats.into_iter().filter_map(|format| Some((format, translate::request(request, format).err()?.to_string()))).collect()
+    formats
+        .into_iter()
+        .filter_map(|format| Some((format, translate::request(request, format, AnswerId::default()).err()?.to_string())))
+        .collect()
 }
 
 fn ask<'a>(

@@ -1,5 +1,9 @@
-//! Amazon Bedrock's formats: Converse and InvokeModel, their event streams, and the signature of a request.
+//! Amazon Bedrock's formats: Converse and InvokeModel, and the frames of their streams.
 
 pub mod converse;
 pub mod eventstream;
 pub mod invoke;
+mod maker;
+mod members;
+mod stream;
+pub mod usage;
