@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
+use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures::{TryStreamExt, future, stream};
@@ -30,13 +31,28 @@ pub struct Ask {
     pub streamed: bool,
 }
 
-/// How a protocol writes answers. Events are whole server-sent events, and may be none at all.
+/// How a protocol writes answers. Events are whole events, as lines of text, and may be none at all.
 pub trait Dialect: Send + 'static {
     fn refuse(&self, refusal: &Refusal) -> Response;
     fn whole(&self, answers: &[Answer], usage: &Usage) -> Value;
     fn opening(&mut self, answers: &[Answer], usage: &Usage) -> String;
     fn piece(&mut self, piece: &Piece) -> String;
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String;
+
+    /// Headers of an answer in one piece that tell what it used.
+    fn metered(&self, _: &Usage) -> HeaderMap {
+        HeaderMap::new()
+    }
+
+    /// The content type of a stream.
+    fn framing(&self) -> &'static str {
+        "text/event-stream; charset=utf-8"
+    }
+
+    /// Events as they are on the wire.
+    fn framed(&self, events: String) -> Bytes {
+        events.into()
+    }
 }
 
 pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Response {
@@ -71,7 +87,7 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Response {
     }
     let body = dialect.whole(generation.answers(), &generation.usage()).to_string();
     let body = if cut { broken_off(body) } else { Body::from(body) };
-    ([(CONTENT_TYPE, "application/json")], body).into_response()
+    ([(CONTENT_TYPE, "application/json")], dialect.metered(&generation.usage()), body).into_response()
 }
 
 /// Half of a body, then the end of the connection.
@@ -92,6 +108,7 @@ enum Stage {
 }
 
 fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
+    let framing = dialect.framing();
     let events = stream::try_unfold((Stage::Opening, generation, dialect), |(stage, mut generation, mut dialect)| async move {
         let (events, stage) = match stage {
             Stage::Opening => {
@@ -108,11 +125,11 @@ fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
             },
             Stage::Closed => return Ok(None),
         };
-        Ok(Some((Bytes::from(events), (stage, generation, dialect))))
+        Ok(Some((dialect.framed(events), (stage, generation, dialect))))
     });
     // An empty chunk would end the body.
     let body = Body::from_stream(events.try_filter(|events| future::ready(!events.is_empty())));
-    ([(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")], body).into_response()
+    ([(CONTENT_TYPE, framing), (CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
 fn cut() -> io::Error {
