@@ -3,7 +3,8 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-api test-e2e lint lint-chart generate build bench-proxy bench-ledger
+.PHONY: help demo demo-down test test-unit test-conformance test-api test-e2e lint lint-chart generate build bench-proxy bench-ledger \
+  bench-accounting
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -19,6 +20,7 @@ test: ## Every level of test
 	@trap '$(STAGE) --summary' EXIT; \
 	$(STAGE) lint $(MAKE) --no-print-directory lint && \
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
+	$(STAGE) conformance $(MAKE) --no-print-directory test-conformance && \
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
 	$(STAGE) chart $(MAKE) --no-print-directory lint-chart && \
 	$(STAGE) api $(MAKE) --no-print-directory test-api && \
@@ -30,6 +32,10 @@ test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds,
 	cargo test --locked --lib --bins --test layers --test sidecar
 	tests/cluster/example-app
 	target/example-app/bin/python3 -m unittest discover --quiet --start-directory examples/apps/tests
+
+test-conformance: ## Real SDKs through a sidecar, and the provider's bill against the ledger to the pico-dollar
+	cargo build --locked --bin spendkeeper-sidecar --bin spendkeeper-test-provider
+	tests/cluster/conformance
 
 test-api: ## Against a real API server, without a kubelet
 	tests/cluster/build $(CLUSTER)

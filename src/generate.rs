@@ -9,7 +9,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use crate::api::{AIBudget, CostAllocation, ModelRoute};
+use crate::core::catalogue;
 use crate::core::metric::Declaration;
+use crate::core::price::{Catalogue, ModelPrice};
 use crate::operator::conditions::{RECOMMENDATION_EVENTS, STATES};
 use crate::{operator, sidecar};
 
@@ -162,6 +164,24 @@ fn type_of(schema: &JSONSchemaProps) -> String {
 
 fn description(schema: &JSONSchemaProps) -> &str {
     schema.description.as_deref().unwrap_or("")
+}
+
+/// A price list in Spendkeeper's own format: the models of the embedded catalogue, and `more`, with the figures of a map in LiteLLM's
+/// format. A model that the map lacks keeps its figures.
+///
+/// # Errors
+/// When the map cannot be read, or lacks one of `more`.
+pub fn price_list(map: &str, date: &str, more: &[String]) -> Result<String, String> {
+    let listed = Catalogue::new(catalogue::from_litellm(map, date).map_err(|e| e.to_string())?.0);
+    let mut prices: Vec<ModelPrice> = Vec::new();
+    for known in catalogue::embedded().iter().filter(|known| !more.contains(&known.model)) {
+        prices.push(listed.exactly(&known.model).unwrap_or(known).clone());
+    }
+    for model in more {
+        prices.push(listed.exactly(model).ok_or_else(|| format!("the map has no price of {model:?}"))?.clone());
+    }
+    prices.sort_by(|a, b| a.model.cmp(&b.model));
+    serde_saphyr::to_string(&prices).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

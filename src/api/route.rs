@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{Condition, Recommendation, WorkloadSelector};
 use crate::core::money::PicoUsd;
-use crate::core::policy::{Capability, Detector, Provider, RouteMode, Tier};
+use crate::core::policy::{Capability, Detector, OtherRequests, Provider, RouteMode, Tier};
 use crate::core::tariff::ServiceTier;
 
 /// Which models may answer the calls of the selected pods, and how one is chosen: the cheapest that is capable, allowed
@@ -161,6 +161,10 @@ pub struct RoutePolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub rules: Vec<RouteRule>,
+    /// Requests that are no calls to a model (files, batches …): `Pass` sends them to the first backend whose provider has such
+    /// paths, with its credential, so that apps can do with it what that credential may; `Refuse` does not.
+    #[serde(default)]
+    pub other_requests: OtherRequests,
     /// Where calls with sensitive content may go; of several that match, all must allow a backend.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

@@ -1,4 +1,4 @@
-//! Writes what is generated from the Rust types: `crds/`, and the reference of fields in `docs/reference/`.
+//! Writes what is generated from the Rust types: `crds/`, and the reference of fields in `docs/reference/`. Prints price lists.
 
 use std::process::ExitCode;
 
@@ -14,10 +14,32 @@ struct Arguments {
     /// Root of the source tree
     #[arg(long, default_value = ".")]
     root: std::path::PathBuf,
+    /// Print a price list instead: the catalogue's models, and those that are named, with the figures of a map in LiteLLM's format
+    #[arg(long, value_name = "MAP", requires = "date")]
+    prices: Option<std::path::PathBuf>,
+    /// The day on which the map was read, YYYY-MM-DD
+    #[arg(long)]
+    date: Option<String>,
+    /// Further models of the map
+    #[arg(requires = "prices")]
+    models: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let (Some(map), Some(date)) = (&arguments.prices, &arguments.date) {
+        let map = std::fs::read_to_string(map).map_err(|e| e.to_string());
+        return match map.and_then(|map| generate::price_list(&map, date, &arguments.models)) {
+            Ok(list) => {
+                print!("{list}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut stale = Vec::new();
     for (path, text) in generate::files() {
         let path = arguments.root.join(path);

@@ -70,6 +70,18 @@ struct Arguments {
     /// How long a provider may take to begin its answer
     #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_ANSWER_SECONDS", default_value_t = 600)]
     answer_seconds: u64,
+    /// How long a provider may be silent within an answer
+    #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_IDLE_SECONDS", default_value_t = 300)]
+    idle_seconds: u64,
+    /// How long an answer may take as a whole
+    #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_TOTAL_SECONDS", default_value_t = 3600)]
+    total_seconds: u64,
+    /// How long a request's body may take to arrive
+    #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_REQUEST_SECONDS", default_value_t = 60)]
+    request_seconds: u64,
+    /// Connections of callers at once; one more is told that it is one too many
+    #[arg(long, value_name = "NUMBER", env = "SPENDKEEPER_MAX_CONNECTIONS", default_value_t = 16_384)]
+    max_connections: usize,
     /// How long an answer is read on, to be charged by what it used, after its caller hung up
     #[arg(long, value_name = "SECONDS", env = "SPENDKEEPER_READ_ON_SECONDS", default_value_t = 600)]
     read_on_seconds: u64,
@@ -113,12 +125,17 @@ fn main() -> Result<()> {
 }
 
 async fn serve(arguments: Arguments) -> Result<()> {
+    allow_many_files();
     let proxy = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let clock = Clock::start();
     let settings = Settings {
+        max_connections: arguments.max_connections,
         body_limit: arguments.body_limit_mib << 20,
+        request_timeout: Duration::from_secs(arguments.request_seconds),
         default_max_output: arguments.default_max_output,
         answer_timeout: Duration::from_secs(arguments.answer_seconds),
+        idle_timeout: Duration::from_secs(arguments.idle_seconds),
+        total_timeout: Duration::from_secs(arguments.total_seconds),
         drain_timeout: Duration::from_secs(arguments.read_on_seconds),
     };
     let extra_ca = arguments.upstream_ca.as_deref().map(pem).transpose()?;
@@ -148,6 +165,15 @@ async fn serve(arguments: Arguments) -> Result<()> {
         run(sidecar, proxy, Some(admin), stopped()?, drain).await;
     }
     Ok(())
+}
+
+/// Each call has two connections, and a container starts with a soft limit of a thousand files.
+fn allow_many_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, soft = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 fn put_file_in_force(in_force: &InForce, config: &Path, arguments: &Arguments) -> Result<()> {

@@ -83,6 +83,8 @@ pub enum CallKind {
     },
     /// A call to a shared service.
     Shared,
+    /// A request to a provider that is no call to a model, or of a kind that is not known.
+    Unmetered,
 }
 
 /// What the classifier saw; nothing of the text itself is kept.

@@ -9,7 +9,7 @@ use super::money::PicoUsd;
 use super::price::{Catalogue, ModelPrice};
 use super::tariff::{Rates, Schedule, ServiceTier, Step, Tariff};
 
-/// Why a price list cannot be used; nothing of it is.
+/// Why a price list, or a price in it, cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceListError {
     #[error("not a price list: {0}")]
@@ -39,17 +39,25 @@ pub fn from_yaml(text: &str) -> Result<Vec<ModelPrice>, PriceListError> {
 
 /// Reads a list in the format of LiteLLM's `model_prices_and_context_window.json`. Models without a price for input and
 /// output are left out, and so are prices of zero: hosted models are not free, so a zero means "unknown". Only what embeds text
-/// has no price for output.
+/// has no price for output. A model with a price that is finer than a pico-dollar per token (out of another currency) is left out,
+/// and so has no price; the second list says why.
 ///
 /// # Errors
-/// When it is not such a map, or a price is finer than a pico-dollar per token.
-pub fn from_litellm(json: &str, effective_from: &str) -> Result<Vec<ModelPrice>, PriceListError> {
+/// When it is not such a map.
+pub fn from_litellm(json: &str, effective_from: &str) -> Result<(Vec<ModelPrice>, Vec<PriceListError>), PriceListError> {
     let entries: BTreeMap<String, &RawValue> = serde_json::from_str(json).map_err(|e| PriceListError::Malformed(e.to_string()))?;
-    let mut prices = Vec::new();
+    let (mut prices, mut left_out) = (Vec::new(), Vec::new());
     for (model, entry) in entries {
         let Ok(fields) = serde_json::from_str(entry.get()) else { continue };
         let entry = LiteLlmEntry { model: &model, fields };
-        let Some(tariff) = entry.tariff()? else { continue };
+        let tariff = match entry.tariff() {
+            Ok(Some(tariff)) => tariff,
+            Ok(None) => continue,
+            Err(error) => {
+                left_out.push(error);
+                continue;
+            }
+        };
         prices.push(ModelPrice {
             effective_from: effective_from.to_owned(),
             source: entry.text("source").unwrap_or_default(),
@@ -59,7 +67,7 @@ pub fn from_litellm(json: &str, effective_from: &str) -> Result<Vec<ModelPrice>,
             model,
         });
     }
-    Ok(prices)
+    Ok((prices, left_out))
 }
 
 /// A model of LiteLLM's map. Its prices are US dollars per token, under names put together of meter, context step and service tier:
@@ -72,14 +80,13 @@ struct LiteLlmEntry<'a> {
 impl LiteLlmEntry<'_> {
     /// `None` for what has no price.
     fn tariff(&self) -> Result<Option<Tariff>, PriceListError> {
-        let embeds = self.text("mode").as_deref() == Some("embedding");
         let Some(input) = self.price("input_cost_per_token", "")? else { return Ok(None) };
-        let Some(output) = self.price("output_cost_per_token", "")?.or(embeds.then_some(PicoUsd::ZERO)) else { return Ok(None) };
+        let Some(output) = self.output("")? else { return Ok(None) };
         let standard = self.schedule(&Rates::plain(input, output), "")?;
         let mut tiers = BTreeMap::new();
         for (tier, suffix) in [(ServiceTier::Batch, "_batches"), (ServiceTier::Flex, "_flex"), (ServiceTier::Priority, "_priority")] {
             let own = self.price("input_cost_per_token", suffix)?;
-            if let (Some(input), Some(output)) = (own, self.price("output_cost_per_token", suffix)?.or(embeds.then_some(PicoUsd::ZERO))) {
+            if let (Some(input), Some(output)) = (own, self.output(suffix)?) {
                 let mut schedule = self.schedule(&Rates::plain(input, output), suffix)?;
                 // A step that the tier has no figures of is at least as dear as the standard one's.
                 if schedule.steps.is_empty() {
@@ -138,6 +145,13 @@ impl LiteLlmEntry<'_> {
             audio_output: rate("output_cost_per_audio_token", plain.output)?,
             image_output: rate("output_cost_per_image_token", plain.output)?,
         })
+    }
+
+    /// What a token of text costs that is put out; for what only draws, that of an image, and for what only embeds, nothing.
+    fn output(&self, suffix: &str) -> Result<Option<PicoUsd>, PriceListError> {
+        let embeds = self.text("mode").as_deref() == Some("embedding");
+        let image = self.price("output_cost_per_image_token", suffix)?;
+        Ok(self.price("output_cost_per_token", suffix)?.or(image).or(embeds.then_some(PicoUsd::ZERO)))
     }
 
     /// A positive price; `None` where there is none, or zero.
@@ -221,9 +235,11 @@ mod tests {
             for rate in [r.input, r.cached_read, r.cache_write, r.cache_write_long] {
                 assert!(rate > PicoUsd::ZERO, "{}", price.model);
             }
-            // What embeds text puts none out.
-            assert_eq!(r.output > PicoUsd::ZERO, price.max_output.is_some(), "{}", price.model);
-            assert!(price.context_window.is_some(), "{}", price.model);
+            // What embeds text puts none out, and what draws has no window.
+            let embeds = r.output == PicoUsd::ZERO;
+            let draws = price.model.starts_with("gpt-image");
+            assert_eq!(price.max_output.is_none(), embeds || draws, "{}", price.model);
+            assert_eq!(price.context_window.is_none(), draws, "{}", price.model);
         }
     }
 
@@ -240,11 +256,13 @@ mod tests {
         let json = r#"{"sample_spec": {"input_cost_per_token": "a number"},
             "gpt-x": {"input_cost_per_token": 2.5e-06, "output_cost_per_token": 0.000015, "cache_read_input_token_cost": 2.5E-7, "max_input_tokens": 1000},
             "free": {"input_cost_per_token": 0.0, "output_cost_per_token": 0}, "embedder": {"input_cost_per_token": 1e-7}}"#;
-        let prices = from_litellm(json, "2026-11-24").expect("a list");
+        let (prices, left_out) = from_litellm(json, "2026-11-24").expect("a list");
+        assert_eq!(left_out, []);
         assert_eq!(prices.len(), 1);
         let r = *prices[0].tariff.list();
         assert_eq!((r.input.0, r.cached_read.0, r.cache_write.0, r.output.0), (2_500_000, 250_000, 2_500_000, 15_000_000));
         let fine = r#"{"m": {"input_cost_per_token": 1.5e-12, "output_cost_per_token": 1e-6}}"#;
-        assert!(matches!(from_litellm(fine, "2026-11-24"), Err(PriceListError::Inexact { .. })));
+        let (prices, left_out) = from_litellm(fine, "2026-11-24").expect("a list");
+        assert!(prices.is_empty() && matches!(left_out[..], [PriceListError::Inexact { .. }]));
     }
 }

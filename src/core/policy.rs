@@ -189,6 +189,18 @@ pub struct Route {
     /// Further backends or models tried when one answers 429, 5xx or not at all.
     #[serde(default)]
     pub fallback_attempts: u32,
+    #[serde(default)]
+    pub other_requests: OtherRequests,
+}
+
+/// What happens to requests that are no calls to a model: files, batches, whatever a provider adds next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OtherRequests {
+    /// They go to the first backend whose provider has such paths, with its credential, and are counted.
+    #[default]
+    Pass,
+    /// They are refused.
+    Refuse,
 }
 
 /// Who answers calls.

@@ -54,6 +54,11 @@ impl Catalogue {
         self.history(model).and_then(|history| history.last())
     }
 
+    /// The newest price of this very name.
+    pub fn exactly(&self, model: &str) -> Option<&ModelPrice> {
+        self.prices.get(model)?.last()
+    }
+
     /// The price of `model` on a day (`YYYY-MM-DD`).
     pub fn on(&self, model: &str, day: &str) -> Option<&ModelPrice> {
         self.history(model).and_then(|history| history.iter().rev().find(|p| p.effective_from.as_str() <= day))

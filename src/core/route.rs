@@ -23,7 +23,7 @@ use super::dimensions::Dimensions;
 use super::money::PicoUsd;
 use super::policy::{Backend, Capability, Detector, Model, Protocol, Provider, Route, RouteMode, Tier, TierRule};
 use super::price::Catalogue;
-use super::tariff::{AskedTier, CostBound, ServiceTier, Tariff};
+use super::tariff::{AskedTier, CacheWrites, CostBound, ServiceTier, Tariff};
 
 /// What a call asks of a route.
 #[derive(Clone, Copy, Debug)]
@@ -318,6 +318,7 @@ fn rank<'a>(
         media: false,
         web_searches: 0,
         tier: AskedTier::Said(ServiceTier::Standard),
+        cache: CacheWrites::Any,
         regional: false,
     };
     if ranked.len() > 1 {

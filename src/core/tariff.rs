@@ -83,6 +83,18 @@ pub enum AskedTier {
     Said(ServiceTier),
 }
 
+/// What of a call's input the provider may write to its prompt cache, which costs more than to read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheWrites {
+    /// Nothing: the request would have to ask for it.
+    Never,
+    /// With the short time to live.
+    Short,
+    /// With any.
+    #[default]
+    Any,
+}
+
 /// What bounds a call's cost before it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CostBound {
@@ -94,6 +106,7 @@ pub struct CostBound {
     pub media: bool,
     pub web_searches: u64,
     pub tier: AskedTier,
+    pub cache: CacheWrites,
     /// Inference may be bound to a region.
     pub regional: bool,
 }
@@ -121,8 +134,7 @@ impl Tariff {
     /// reach, with no cache hit and the dearest cache write.
     pub fn worst_case(&self, bound: &CostBound) -> PicoUsd {
         let schedules = self.reachable(bound.tier).flat_map(|schedule| schedule.reachable(bound.input));
-        let tokens =
-            schedules.map(|rates| rates.highest_input(bound.media) * bound.input + rates.highest_output(bound.media) * bound.output);
+        let tokens = schedules.map(|rates| rates.highest_input(bound) * bound.input + rates.highest_output(bound.media) * bound.output);
         let fees = self.web_search.unwrap_or_default() * bound.web_searches;
         self.placed(tokens.max().unwrap_or_default(), bound.regional) + fees
     }
@@ -239,9 +251,14 @@ impl Rates {
         }
     }
 
-    fn highest_input(&self, media: bool) -> PicoUsd {
-        let text = self.input.max(self.cached_read).max(self.cache_write).max(self.cache_write_long);
-        if media { text.max(self.audio_input).max(self.image_input) } else { text }
+    fn highest_input(&self, bound: &CostBound) -> PicoUsd {
+        let read = self.input.max(self.cached_read);
+        let text = match bound.cache {
+            CacheWrites::Never => read,
+            CacheWrites::Short => read.max(self.cache_write),
+            CacheWrites::Any => read.max(self.cache_write).max(self.cache_write_long),
+        };
+        if bound.media { text.max(self.audio_input).max(self.image_input) } else { text }
     }
 
     fn highest_output(&self, media: bool) -> PicoUsd {

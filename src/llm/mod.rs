@@ -11,6 +11,7 @@
 //! | [`request`], [`rewrite`] | what a request asks for, and how it is changed |
 //! | [`usage`], [`stream`], [`framing`] | what an answer used, whole or streamed |
 //! | [`error`] | what a refusal looks like |
+//! | [`passing`] | what is passed on without being known |
 //! | [`translate`] | from one format to another and back |
 
 pub mod address;
@@ -23,6 +24,7 @@ pub mod framing;
 pub mod gemini;
 pub mod ollama;
 pub mod openai;
+pub mod passing;
 pub mod request;
 pub mod rewrite;
 pub mod sse;

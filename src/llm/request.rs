@@ -12,7 +12,7 @@ use super::format::format;
 use super::rewrite::Slot;
 use crate::core::classify::PromptText;
 use crate::core::policy::{Capability, Protocol};
-use crate::core::tariff::AskedTier;
+use crate::core::tariff::{AskedTier, CacheWrites};
 
 /// Why a request cannot be understood, in words for its caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,7 @@ pub struct Facts {
     /// See [`Request::surcharges`].
     pub surcharges: Vec<String>,
     pub tier: AskedTier,
+    pub cache: CacheWrites,
     pub input: InputBound,
     /// Web searches at most, each of which has its fee.
     pub web_searches: u64,
@@ -82,6 +83,7 @@ impl Default for Facts {
             required: BTreeSet::new(),
             surcharges: Vec::new(),
             tier: AskedTier::Said(crate::core::tariff::ServiceTier::Standard),
+            cache: CacheWrites::Any,
             input: InputBound { tokens: 0, opaque: false, passes: 1 },
             web_searches: 0,
             media: false,
@@ -219,6 +221,11 @@ impl Request {
     /// The service tier that it asks for.
     pub fn tier(&self) -> AskedTier {
         self.facts.tier
+    }
+
+    /// What of its input the provider may write to its prompt cache.
+    pub fn cache_writes(&self) -> CacheWrites {
+        self.facts.cache
     }
 
     /// Web searches that the provider may make for it at most.

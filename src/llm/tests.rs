@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::core::policy::{Capability, Protocol};
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::core::usage::Usage;
 
 use Protocol::{AnthropicMessages, OpenAIChat};
@@ -73,6 +73,19 @@ fn what_decides_the_price_beside_the_tokens_is_read() {
     ];
     for (protocol, member, value, expected) in table {
         assert_eq!(asked(protocol, member, value.clone()), expected, "{member}: {value}");
+    }
+}
+
+#[test]
+fn a_cache_is_paid_for_where_a_request_may_ask_for_it() {
+    for (content, expected) in [
+        (r#""Hi.""#, CacheWrites::Never),
+        (r#"[{"type": "text", "text": "Hi.", "cache_control": {"type": "ephemeral"}}]"#, CacheWrites::Short),
+        (r#"[{"type": "text", "text": "Hi.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]"#, CacheWrites::Any),
+        (r#"[{"type": "text", "text": "Hi.", "cache\u005fcontrol": {"type": "ephemeral"}}]"#, CacheWrites::Any),
+    ] {
+        let body = format!(r#"{{"model": "m", "max_tokens": 9, "messages": [{{"role": "user", "content": {content}}}]}}"#);
+        assert_eq!(read(AnthropicMessages, body).expect("a valid request").cache_writes(), expected, "{content}");
     }
 }
 

@@ -186,7 +186,7 @@ impl Rules {
     /// the first route's holds: it comes last, over the others.
     fn prices_of(&self, routes: &[&Declared<RouteRule>]) -> Vec<ModelPrice> {
         let models: BTreeSet<&str> =
-            routes.iter().flat_map(|r| &r.what.route.backends).flat_map(|b| &b.models).map(|m| m.name.as_str()).collect();
+            routes.iter().flat_map(|r| &r.what.route.backends).flat_map(|b| &b.models).map(|m| m.priced_as()).collect();
         let listed = models.into_iter().filter_map(|model| self.listed.latest(model));
         listed.chain(routes.iter().rev().flat_map(|rule| &rule.what.prices)).cloned().collect()
     }
@@ -198,11 +198,15 @@ const UNDATED: &str = "9999-12-30";
 /// A price list in LiteLLM's format (a key that ends in `.json`) or our own. One that cannot be read has no force.
 fn price_list(name: &str, text: &str) -> Vec<ModelPrice> {
     let is_litellm = name.ends_with(".json");
-    let list = if is_litellm { catalogue::from_litellm(text, UNDATED) } else { catalogue::from_yaml(text) };
-    list.unwrap_or_else(|error| {
+    let list = if is_litellm { catalogue::from_litellm(text, UNDATED) } else { catalogue::from_yaml(text).map(|list| (list, vec![])) };
+    let (prices, left_out) = list.unwrap_or_else(|error| {
         tracing::warn!(list = name, %error, "a price list is left out; the prices known without it hold");
-        vec![]
-    })
+        (vec![], vec![])
+    });
+    if let Some(first) = left_out.first() {
+        tracing::warn!(list = name, models = left_out.len(), %first, "models of a price list are left out; the prices known without it hold");
+    }
+    prices
 }
 
 fn first_of_each<T, K: Ord>(items: impl Iterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {

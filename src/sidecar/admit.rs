@@ -9,6 +9,7 @@ use http::{Method, Request};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::call::Settings;
 use super::refusal::Refusal;
 use crate::core::dimensions::{Dimension, DimensionPolicy, Dimensions};
 use crate::llm::address::{percent_decoded, recognise};
@@ -69,7 +70,7 @@ pub async fn admit<B>(
     addressed: Addressed,
     request: Request<B>,
     policy: &DimensionPolicy,
-    body_limit: usize,
+    settings: &Settings,
     started_at_ms: i64,
 ) -> Result<Admitted, Refusal>
 where
@@ -78,7 +79,7 @@ where
 {
     let started = Instant::now();
     let (mut parts, body) = request.into_parts();
-    let body = read(body, body_limit).await?;
+    let body = read_in_time(body, settings).await?;
     let mut request = llm::parse(addressed, body).map_err(|e| Refusal::new(ErrorKind::InvalidRequest, e.to_string()))?;
     request.heed_headers(&|name| text_of(&parts.headers, name));
     let dimensions = dimensions(policy, &parts.headers);
@@ -90,6 +91,21 @@ where
 /// A header's value as text.
 pub fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// The whole body, unless it is too large or too slow.
+///
+/// # Errors
+/// What is the matter with it.
+pub async fn read_in_time<B>(body: B, settings: &Settings) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::time::timeout(settings.request_timeout, read(body, settings.body_limit)).await.unwrap_or_else(|_| {
+        let seconds = settings.request_timeout.as_secs();
+        Err(Refusal::new(ErrorKind::TooSlow, format!("the request's body did not arrive within {seconds} s; see --request-seconds")))
+    })
 }
 
 /// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.
@@ -171,7 +187,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Leaves what a provider may see. `baggage` is for the app's own services; an answer must come uncompressed, to be metered.
-fn clean(headers: &mut HeaderMap) {
+pub fn clean(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT, header::PROXY_AUTHORIZATION] {
         headers.remove(name);

@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::meter::MeteredBody;
+use super::passthrough::PassedBody;
 use super::shared::CountedBody;
 
 /// What can go wrong while a body streams.
@@ -21,6 +22,8 @@ pub enum ProxyBody {
     Metered(Box<MeteredBody>),
     /// A shared service's answer, its bytes counted as it streams.
     Counted(Box<CountedBody>),
+    /// What a provider answered to a request that is no call to a model.
+    Passed(Box<PassedBody>),
 }
 
 impl ProxyBody {
@@ -38,6 +41,7 @@ impl Body for ProxyBody {
             ProxyBody::Full(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
             ProxyBody::Metered(body) => Pin::new(body.as_mut()).poll_frame(context),
             ProxyBody::Counted(body) => Pin::new(body.as_mut()).poll_frame(context),
+            ProxyBody::Passed(body) => Pin::new(body.as_mut()).poll_frame(context),
         }
     }
 
@@ -45,7 +49,7 @@ impl Body for ProxyBody {
         match self {
             ProxyBody::Full(body) => body.is_end_stream(),
             // Their ends are looked at by the one who counts, so they must be polled to it.
-            ProxyBody::Metered(_) | ProxyBody::Counted(_) => false,
+            ProxyBody::Metered(_) | ProxyBody::Counted(_) | ProxyBody::Passed(_) => false,
         }
     }
 
@@ -54,6 +58,7 @@ impl Body for ProxyBody {
             ProxyBody::Full(body) => body.size_hint(),
             ProxyBody::Metered(_) => SizeHint::default(),
             ProxyBody::Counted(body) => body.size_hint(),
+            ProxyBody::Passed(body) => body.size_hint(),
         }
     }
 }

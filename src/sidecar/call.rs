@@ -38,12 +38,20 @@ pub struct Sidecar {
 /// What the command line sets.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// Callers' connections at once.
+    pub max_connections: usize,
     /// Largest body of a request, in bytes.
     pub body_limit: usize,
+    /// How long a request's body may take to arrive.
+    pub request_timeout: Duration,
     /// Output cap of a call that sets none, in tokens, unless the model's own is lower.
     pub default_max_output: u64,
     /// How long a provider may take to begin its answer.
     pub answer_timeout: Duration,
+    /// How long a provider may be silent within its answer.
+    pub idle_timeout: Duration,
+    /// How long an answer may take as a whole.
+    pub total_timeout: Duration,
     /// How long an answer is read on after its caller hung up.
     pub drain_timeout: Duration,
 }

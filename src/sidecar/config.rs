@@ -185,6 +185,7 @@ mod tests {
             sensitivity: Vec::new(),
             aliases: BTreeMap::new(),
             fallback_attempts: 0,
+            other_requests: Default::default(),
         };
         Policy { generation, routes: vec![route], ..Policy::default() }
     }

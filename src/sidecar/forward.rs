@@ -11,7 +11,7 @@ use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, blank};
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::Signed;
-use super::meter::{self, Metering};
+use super::meter::{self, Metering, Patience};
 use super::refusal::Refusal;
 use super::reserve::{Reserved, WorstCase};
 use super::route::{Outgoing, Plan};
@@ -70,7 +70,9 @@ pub async fn attempt(
             if let Some(tier) = tier_of_headers(outgoing.request.protocol(), &|name| text_of(headers, name)) {
                 worst.bound.tier = AskedTier::Said(tier);
             }
-            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, response.status());
+            let settings = &sidecar.settings;
+            let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
+            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, (response.status(), patience));
             answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await
         }
         Ok(Err(error)) => {
@@ -122,7 +124,7 @@ async fn answered(
     let mut response = match Framing::of(head.content_type().unwrap_or_default(), streamed) {
         Some(framing) => {
             let hide_usage = streamed && !outgoing.request.wants_usage();
-            meter::streamed_answer(open, head, body, metering, framing, hide_usage, sidecar.settings.drain_timeout)
+            meter::streamed_answer(open, head, body, metering, framing, hide_usage)
         }
         None => meter::whole_answer(open, head, body, metering).await,
     };
@@ -199,7 +201,7 @@ fn request(
         translation.headers(&mut headers);
     }
     if let Some(credential) = &backend.credential {
-        credential.apply(&mut headers, &Signed { uri: &uri, body: &body, now_ms })?;
+        credential.apply(&mut headers, &Signed { method: &Method::POST, uri: &uri, body: &body, now_ms })?;
     }
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
     *request.headers_mut() = headers;

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
+use tokio::time::{Instant, Sleep};
 
 use super::body::{BodyError, ProxyBody};
 use super::config::Snapshot;
@@ -33,8 +34,20 @@ use crate::llm::{ErrorKind, Framing, ReportedUsage, StreamEnd, StreamMeter, usag
 /// The largest answer in one piece.
 const WHOLE_LIMIT: usize = 64 << 20;
 
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Between two pieces of it.
+    pub idle: Duration,
+    /// For all of it.
+    pub total: Duration,
+    /// For the rest of it after its caller hung up.
+    pub drain: Duration,
+}
+
 /// How an answer is read, priced and given to its caller.
 pub struct Metering {
+    pub patience: Patience,
     snapshot: Arc<Snapshot>,
     /// The provider's format.
     protocol: Protocol,
@@ -46,8 +59,15 @@ pub struct Metering {
 }
 
 impl Metering {
-    pub fn new(snapshot: &Arc<Snapshot>, outgoing: &Outgoing<'_>, worst: WorstCase, regional: bool, status: StatusCode) -> Metering {
+    pub fn new(
+        snapshot: &Arc<Snapshot>,
+        outgoing: &Outgoing<'_>,
+        worst: WorstCase,
+        regional: bool,
+        (status, patience): (StatusCode, Patience),
+    ) -> Metering {
         Metering {
+            patience,
             snapshot: Arc::clone(snapshot),
             protocol: outgoing.request.protocol(),
             translation: outgoing.translation.clone(),
@@ -95,7 +115,7 @@ impl Metering {
 
 /// An error of the provider's, which it does not charge.
 pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: &Metering) -> Response<ProxyBody> {
-    let read = read_whole(&mut open, body).await;
+    let read = read_whole(&mut open, body, metering.patience).await;
     open.settle(Ending::failed(metering.status));
     match (read, &metering.translation) {
         (Ok(body), None) => head.with(ProxyBody::Full(Full::new(body))),
@@ -109,7 +129,7 @@ pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
 
 /// An answer in one piece.
 pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: Metering) -> Response<ProxyBody> {
-    let body = match read_whole(&mut open, body).await {
+    let body = match read_whole(&mut open, body, metering.patience).await {
         Ok(body) => body,
         Err(reason) => {
             open.settle(Ending::as_reserved(CallOutcome::Interrupted, 502));
@@ -136,9 +156,15 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
     }
 }
 
-async fn read_whole(open: &mut OpenCall, mut body: Answer) -> Result<Bytes, String> {
+async fn read_whole(open: &mut OpenCall, mut body: Answer, patience: Patience) -> Result<Bytes, String> {
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let deadline = Instant::now() + patience.total;
+    loop {
+        let until = deadline.min(Instant::now() + patience.idle);
+        let Ok(frame) = tokio::time::timeout_at(until, body.frame()).await else {
+            return Err("the provider went silent within its answer".to_owned());
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| super::forward::with_causes(&e))?;
         let Ok(data) = frame.into_data() else { continue };
         open.count_bytes(data.len());
@@ -163,7 +189,6 @@ pub fn streamed_answer(
     metering: Metering,
     framing: Framing,
     hide_usage: bool,
-    drain_timeout: Duration,
 ) -> Response<ProxyBody> {
     let meter = match &metering.translation {
         None => StreamMeter::new(metering.protocol, framing, hide_usage),
@@ -173,14 +198,44 @@ pub fn streamed_answer(
         }
     };
     let stream = Stream { upstream: body, meter, open, metering, input_known: false };
-    head.with(ProxyBody::Metered(Box::new(MeteredBody { stream: Some(stream), drain_timeout })))
+    let wait = Wait::new(stream.metering.patience);
+    head.with(ProxyBody::Metered(Box::new(MeteredBody { stream: Some(stream), wait })))
 }
 
 /// A stream on its way to the caller. Dropped before its end, it is read to its end without the caller.
 pub struct MeteredBody {
     /// `None` once it is settled.
     stream: Option<Stream>,
-    drain_timeout: Duration,
+    wait: Wait,
+}
+
+/// When a stream was last heard of, and when that is too long ago. The timer is set only while nothing comes, and moved only when it
+/// goes off: a piece that arrives costs no more than a look at the clock.
+struct Wait {
+    patience: Patience,
+    last: Instant,
+    deadline: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wait {
+    fn new(patience: Patience) -> Wait {
+        let now = Instant::now();
+        Wait { patience, last: now, deadline: now + patience.total, timer: None }
+    }
+
+    /// Ready when the stream has been silent, or has gone on, for too long.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let until = self.deadline.min(self.last + self.patience.idle);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            std::task::ready!(timer.as_mut().poll(context));
+            if Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
 }
 
 struct Stream {
@@ -232,9 +287,21 @@ impl Body for MeteredBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
         loop {
-            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-            match std::task::ready!(Pin::new(&mut stream.upstream).poll_frame(context)) {
+            let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+            let Poll::Ready(frame) = Pin::new(&mut stream.upstream).poll_frame(context) else {
+                std::task::ready!(this.wait.poll_over(context));
+                tracing::warn!(
+                    "a provider went silent within its answer, or did not come to its end; the call is charged by what is known"
+                );
+                if let Some(stream) = this.stream.take() {
+                    stream.settle();
+                }
+                return Poll::Ready(Some(Err("the provider went silent within its answer".into())));
+            };
+            this.wait.last = Instant::now();
+            match frame {
                 Some(Ok(frame)) => {
                     if let Some(shown) = stream.take_in(frame) {
                         return Poll::Ready(Some(Ok(Frame::data(shown))));
@@ -242,7 +309,7 @@ impl Body for MeteredBody {
                 }
                 ended => {
                     let rest = stream.meter.flush();
-                    if let Some(stream) = self.stream.take() {
+                    if let Some(stream) = this.stream.take() {
                         stream.settle();
                     }
                     return Poll::Ready(match ended {
@@ -261,7 +328,8 @@ impl Drop for MeteredBody {
         let Some(stream) = self.stream.take() else { return };
         // Without a runtime the process is ending; the open call then charges itself as reserved.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(stream.drain(self.drain_timeout));
+            let limit = stream.metering.patience.drain;
+            runtime.spawn(stream.drain(limit));
         }
     }
 }
@@ -270,13 +338,23 @@ impl Drop for MeteredBody {
 mod tests {
     use super::*;
     use crate::core::policy::Policy;
-    use crate::core::tariff::{CostBound, Rates, Tariff};
+    use crate::core::tariff::{CacheWrites, CostBound, Rates, Tariff};
     use crate::llm::usage::Beyond;
 
     fn metering() -> Metering {
-        let bound = CostBound { input: 100, output: 100, media: false, web_searches: 0, tier: AskedTier::Unsaid, regional: false };
+        let bound = CostBound {
+            input: 100,
+            output: 100,
+            media: false,
+            web_searches: 0,
+            tier: AskedTier::Unsaid,
+            cache: CacheWrites::Any,
+            regional: false,
+        };
         let tariff = Some(Arc::new(Tariff::flat(Rates::plain(PicoUsd(2), PicoUsd(2)))));
+        let second = Duration::from_secs(1);
         Metering {
+            patience: Patience { idle: second, total: second, drain: second },
             snapshot: Arc::new(Snapshot::new(Policy::default(), &[]).unwrap()),
             protocol: Protocol::OpenAIChat,
             translation: None,

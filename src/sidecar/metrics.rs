@@ -43,9 +43,29 @@ const GENERATION: Declaration = declare("spendkeeper_sidecar_policy_generation",
 const SHARED_BYTES: Declaration =
     declare("spendkeeper_sidecar_shared_bytes_total", Kind::Counter, &[], "Bytes of calls to shared services, both ways.");
 
+const UNMETERED: Declaration = declare(
+    "spendkeeper_sidecar_unmetered_requests_total",
+    Kind::Counter,
+    &["gen_ai_provider_name", "charge"],
+    "Requests passed on to a provider that are no model calls, by whether what they were charged is known.",
+);
+
 /// Every metric of a sidecar.
-pub const DECLARATIONS: [Declaration; 12] =
-    [DURATION, FIRST_BYTE, TOKENS, COST, REFUSALS, OVERRUNS, LEASE_REQUESTS, CALLS_OPEN, BACKLOG, LEASES_HELD, GENERATION, SHARED_BYTES];
+pub const DECLARATIONS: [Declaration; 13] = [
+    DURATION,
+    FIRST_BYTE,
+    TOKENS,
+    COST,
+    REFUSALS,
+    OVERRUNS,
+    LEASE_REQUESTS,
+    CALLS_OPEN,
+    BACKLOG,
+    LEASES_HELD,
+    GENERATION,
+    SHARED_BYTES,
+    UNMETERED,
+];
 
 /// Seconds; a model's answer takes from tens of milliseconds to minutes.
 const DURATIONS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -65,6 +85,7 @@ pub struct Metrics {
     pub lease_held: Gauge,
     pub policy_generation: IntGauge,
     shared_bytes: Counter,
+    unmetered: IntCounterVec,
 }
 
 impl Metrics {
@@ -89,16 +110,21 @@ impl Metrics {
             lease_held: register(&registry, Gauge::new(LEASES_HELD.name, LEASES_HELD.help)),
             policy_generation: gauge(GENERATION),
             shared_bytes: register(&registry, Counter::new(SHARED_BYTES.name, SHARED_BYTES.help)),
+            unmetered: counters(UNMETERED),
             registry,
         }
     }
 
     /// A call has ended, whichever way.
     pub fn call_ended(&self, record: &CallRecord) {
-        let CallKind::Model { .. } = record.kind else {
-            self.shared_bytes.inc_by(record.bytes as f64);
-            return;
-        };
+        match record.kind {
+            CallKind::Model { .. } => {}
+            CallKind::Shared => return self.shared_bytes.inc_by(record.bytes as f64),
+            CallKind::Unmetered => {
+                let charged = if record.unpriced { "unknown" } else { "known" };
+                return self.unmetered.with_label_values(&[record.backend.as_str(), charged]).inc();
+            }
+        }
         if record.outcome == CallOutcome::Refused {
             return;
         }

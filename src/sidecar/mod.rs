@@ -5,7 +5,7 @@
 //!
 //! | file | what happens |
 //! |---|---|
-//! | [`server`] | a connection is accepted, a request is told apart by its path |
+//! | [`listen`], [`server`] | a connection is accepted, a request is told apart by its path |
 //! | [`admit`] | the request is read and understood, its dimensions are resolved |
 //! | [`route`] | it is classified, and a model is chosen |
 //! | [`reserve`] | its worst case is set aside in every budget that matches, or it is refused |
@@ -14,7 +14,8 @@
 //! | [`settle`] | the actual cost replaces the reservation |
 //!
 //! Around them: [`config`] holds the policy in force, [`leases`] and [`source`] the money, [`journal`] and [`reporter`] what
-//! must not be lost, [`health`] what is known of backends, [`shared`] and [`outcomes`] the calls that are not to models;
+//! must not be lost, [`health`] what is known of backends, [`shared`], [`passthrough`] and
+//! [`outcomes`] the calls that are not to models;
 //! [`start`] puts them together.
 
 pub mod admin;
@@ -29,9 +30,11 @@ pub mod forward;
 pub mod health;
 pub mod journal;
 pub mod leases;
+pub mod listen;
 pub mod meter;
 pub mod metrics;
 pub mod outcomes;
+pub mod passthrough;
 pub mod refusal;
 pub mod reporter;
 pub mod reserve;

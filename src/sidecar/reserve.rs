@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::admit::Admitted;
 use super::call::Sidecar;
 use super::config::Snapshot;
-use super::credential::can_be_passed_on;
+use super::credential::{can_be_passed_on, not_passed_on};
 use super::leases;
 use super::refusal::Refusal;
 use super::route::Plan;
@@ -127,12 +127,7 @@ pub async fn reserve(
         return Err(Refused { refusal: Refusal::passing(ErrorKind::NoCredential, message), fit: false });
     }
     if plan.route.backends[candidate.backend].credential.is_none() && !can_be_passed_on(&call.headers) {
-        let message = format!(
-            "the call has an AWS signature, which holds for the address that it was sent to and cannot be passed on to backend {}; give \
-             the backend credentials (spec.backends[].credentials of ModelRoute {}), or call with a Bedrock API key",
-            backend.name, plan.route.route.key
-        );
-        return Err(Refused { refusal: Refusal::new(ErrorKind::InvalidRequest, message), fit: false });
+        return Err(Refused { refusal: Refusal::new(ErrorKind::InvalidRequest, not_passed_on(&backend.name)), fit: false });
     }
     let facts = CallFacts {
         origin: &snapshot.policy.origin,
@@ -157,6 +152,7 @@ pub async fn reserve(
         media: request.has_media(),
         web_searches: request.web_searches(),
         tier,
+        cache: request.cache_writes(),
         regional: plan.route.backends[candidate.backend].may_be_regional,
     };
     let one_pass = request.reads_input_once();
@@ -233,7 +229,7 @@ mod tests {
     use super::*;
     use crate::core::limit::LimitKey;
     use crate::core::money::PicoUsd;
-    use crate::core::tariff::{Rates, ServiceTier};
+    use crate::core::tariff::{CacheWrites, Rates, ServiceTier};
 
     fn worst(cap: u64, choices: u64) -> WorstCase {
         let rates = Rates { cache_write: PicoUsd(3), ..Rates::plain(PicoUsd(2), PicoUsd(10)) };
@@ -243,6 +239,7 @@ mod tests {
             media: false,
             web_searches: 0,
             tier: AskedTier::Said(ServiceTier::Standard),
+            cache: CacheWrites::Any,
             regional: false,
         };
         WorstCase { bound, cap, choices, takes_cap: true, one_pass: true, tariff: Some(Arc::new(Tariff::flat(rates))) }.with_cap(cap)

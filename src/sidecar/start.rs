@@ -16,7 +16,7 @@ use super::refusal::RefusalLog;
 use super::settle::Accounts;
 use super::source::{LeaseSource, SourceError};
 use super::upstream::Upstream;
-use super::{admin, outcomes, reporter, server};
+use super::{admin, listen, outcomes, reporter};
 use crate::core::amount::Amount;
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::ledger::Decision;
@@ -101,7 +101,7 @@ pub async fn run(sidecar: Arc<Sidecar>, proxy: TcpListener, admin: Option<TcpLis
     if let Some(admin) = admin {
         tokio::spawn(admin::serve(Arc::clone(&sidecar), admin));
     }
-    let all_ended = server::serve(Arc::clone(&sidecar), proxy, stop, drain).await;
+    let all_ended = listen::serve(Arc::clone(&sidecar), proxy, stop, drain).await;
     let began = tokio::time::Instant::now();
     // Calls without a caller have no connection any more.
     while all_ended && sidecar.accounts.metrics.calls_open.get() > 0 && began.elapsed() < drain {

@@ -1,29 +1,28 @@
-//! The client for everything that is upstream: connections that are kept alive, TLS with the system's roots.
+//! The client for everything that is upstream: connections that are kept alive, HTTP/2 where the server offers it, TLS with the
+//! system's roots, forward proxies where the environment names them.
 
+mod connect;
 mod idle;
 mod link;
+mod shared;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::service::Service;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::service::TowerToHyperService;
-use rustls::{ClientConfig, RootCertStore};
+use hyper::client::conn::TrySendError;
+use hyper_util::client::proxy::matcher::Matcher;
 
 use super::body::BodyError;
-use idle::Idle;
+use connect::{Connector, speaks_http2};
+use idle::{Idle, Place};
 use link::Link;
+use shared::{Lane, Shared};
 
 pub use link::Answer;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A call's body, which is in memory, or a shared service's, which streams through.
 pub type UpstreamBody = Either<Full<Bytes>, Incoming>;
@@ -31,8 +30,9 @@ pub type UpstreamBody = Either<Full<Bytes>, Incoming>;
 /// The client.
 #[derive(Clone)]
 pub struct Upstream {
-    connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
+    connector: Connector,
     idle: Arc<Idle>,
+    shared: Arc<Shared>,
 }
 
 /// Why there can be no client.
@@ -53,23 +53,24 @@ pub enum SendError {
     Broken(#[source] hyper::Error),
 }
 
+/// A way to a server.
+enum Way {
+    Own(Box<Link>),
+    Shared(Lane),
+}
+
 impl Upstream {
-    /// A client that trusts the system's certificate authorities and those in `extra_ca_pem`.
+    /// A client that trusts the system's certificate authorities and those in `extra_ca_pem`, and goes through the proxies that the
+    /// environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
     ///
     /// # Errors
     /// When `extra_ca_pem` holds no certificate.
     pub fn new(extra_ca_pem: Option<&str>) -> Result<Upstream, TrustError> {
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring speaks TLS 1.2 and 1.3")
-            .with_root_certificates(roots(extra_ca_pem)?)
-            .with_no_client_auth();
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(http);
-        Ok(Upstream { connector: TowerToHyperService::new(connector), idle: Arc::default() })
+        Upstream::through(extra_ca_pem, Matcher::from_env())
+    }
+
+    fn through(extra_ca_pem: Option<&str>, proxies: Matcher) -> Result<Upstream, TrustError> {
+        Ok(Upstream { connector: Connector::new(extra_ca_pem, proxies)?, idle: Arc::default(), shared: Arc::default() })
     }
 
     /// Sends a request to where its URI says; ready when the answer's head is there.
@@ -77,17 +78,21 @@ impl Upstream {
     /// # Errors
     /// When there is none; the error tells whether anything was sent.
     pub async fn send(&self, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, SendError> {
-        let place = address(&mut request)?;
+        let place = self.address(&mut request)?;
         loop {
-            let idle = self.idle.take(&place);
-            let was_idle = idle.is_some();
-            let mut link = match idle {
-                Some(link) => link,
-                None => self.connect(&place).await?,
+            let (way, was_idle) = match self.existing(&place) {
+                Some(way) => (way, true),
+                None => (self.connect(&place).await?, false),
             };
-            let mut error = match link.send(request).await {
-                Ok(answer) => return Ok(answer.map(|body| Answer::new(body, link, Arc::clone(&self.idle), place))),
-                Err(error) => error,
+            let mut error = match way {
+                Way::Own(mut link) => match link.send(request).await {
+                    Ok(answer) => return Ok(answer.map(|body| Answer::own(body, *link, Arc::clone(&self.idle), place))),
+                    Err(error) => error,
+                },
+                Way::Shared(lane) => match send_shared(lane, request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                },
             };
             match error.take_message() {
                 // The server had closed it meanwhile, and has not seen the request.
@@ -98,24 +103,52 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, (scheme, authority): &idle::Place) -> Result<Link, SendError> {
-        let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query("/").build();
-        let uri = uri.map_err(|error| SendError::Connect(error.into()))?;
-        let socket = self.connector.call(uri).await.map_err(SendError::Connect)?;
-        Link::open(socket).await.map_err(|error| SendError::Connect(error.into()))
+    fn existing(&self, place: &Place) -> Option<Way> {
+        self.idle.take(place).map(|link| Way::Own(Box::new(link))).or_else(|| self.shared.take(place).map(Way::Shared))
+    }
+
+    async fn connect(&self, place: &Place) -> Result<Way, SendError> {
+        let socket = self.connector.open(place).await.map_err(SendError::Connect)?;
+        let failed = |error: hyper::Error| SendError::Connect(error.into());
+        if speaks_http2(&socket) {
+            return self.shared.add(place, socket).await.map(Way::Shared).map_err(failed);
+        }
+        Link::open(socket).await.map(|link| Way::Own(Box::new(link))).map_err(failed)
+    }
+
+    /// Where a request goes; its URI is then only the path (but for a proxy's, which gets it whole), and the host is in its header.
+    fn address(&self, request: &mut Request<UpstreamBody>) -> Result<Place, SendError> {
+        let parts = request.uri().clone().into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err(SendError::Connect("the URI names no server".into()));
+        };
+        let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
+        request.headers_mut().insert(header::HOST, host);
+        let place = (scheme, authority);
+        match self.connector.plain_proxy(&place) {
+            Some(proxy) => {
+                if let Some(auth) = proxy.basic_auth() {
+                    request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
+                }
+            }
+            None => *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"))),
+        }
+        Ok(place)
     }
 }
 
-/// Where a request goes; its URI is then only the path, and the host is in its header.
-fn address(request: &mut Request<UpstreamBody>) -> Result<idle::Place, SendError> {
-    let parts = std::mem::take(request.uri_mut()).into_parts();
-    let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-        return Err(SendError::Connect("the URI names no server".into()));
-    };
-    let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
-    request.headers_mut().insert(header::HOST, host);
-    *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    Ok((scheme, authority))
+/// Sends a request on a connection that others use too. HTTP/2 wants the host in the URI, and knows no header of it.
+async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, TrySendError<Request<UpstreamBody>>> {
+    let Lane { mut sender, place_taken } = lane;
+    if let Some(host) = request.headers_mut().remove(header::HOST)
+        && let Ok(authority) = Authority::try_from(host.as_bytes())
+    {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        (parts.scheme, parts.authority) = (Some(Scheme::HTTPS), Some(authority));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    }
+    let answer = sender.try_send_request(request).await?;
+    Ok(answer.map(|body| Answer::shared(body, place_taken)))
 }
 
 /// The host, and its port where it is not the scheme's own.
@@ -125,29 +158,6 @@ fn host(scheme: &Scheme, authority: &Authority) -> Result<HeaderValue, http::hea
         Some(port) => HeaderValue::from_str(&format!("{}:{port}", authority.host())),
         None => HeaderValue::from_str(authority.host()),
     }
-}
-
-fn roots(extra_ca_pem: Option<&str>) -> Result<RootCertStore, TrustError> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-    }
-    let (trusted, _) = roots.add_parsable_certificates(native.certs);
-    if trusted == 0 {
-        tracing::warn!("the system has no certificate authorities: providers on https cannot be verified, and so not called");
-    }
-    if let Some(pem) = extra_ca_pem {
-        let certificates = rustls_pemfile::certs(&mut pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let certificates = certificates.map_err(|e| TrustError::ExtraCa(e.to_string()))?;
-        if certificates.is_empty() {
-            return Err(TrustError::ExtraCa("it has no BEGIN CERTIFICATE".to_owned()));
-        }
-        for certificate in certificates {
-            roots.add(certificate).map_err(|e| TrustError::ExtraCa(e.to_string()))?;
-        }
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 """boto3 through the sidecar: Converse, InvokeModel and their streams, whole and billed alike; signatures; refusals."""
 
-import contextlib
 import datetime
 import http.server
 import json
@@ -15,7 +14,7 @@ import botocore.auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EventStreamError
 from harness import PROVIDER_KEY, Policy, Stack, backend, budget, model, policy
 
 CLAUDE_US = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
@@ -31,18 +30,13 @@ TOOL: dict[str, Any] = {"toolSpec": {"name": "grep", "inputSchema": {"json": {"t
 LONG = "Be kind. " * 1_000
 
 
-def priced(name: str, input_: str, cached: str | None, write: str | None, write_long: str | None, output: str, window: int, most: int) -> dict[str, Any]:
-    price = {"input": input_, "output": output, "cachedRead": cached, "cacheWrite": write}
-    return model(name, price={key: value for key, value in price.items() if value}, contextWindow=window, maxOutput=most)
-
-
 MODELS = [
-    priced(CLAUDE_US, "1.10", "0.11", "1.375", "2.20", "5.50", 200_000, 64_000),
-    priced(PROFILE, "1.10", "0.11", "1.375", "2.20", "5.50", 200_000, 64_000),
-    priced(CLAUDE, "1.00", "0.10", "1.25", "2.00", "5.00", 200_000, 64_000),
-    priced(NOVA, "0.06", "0.015", None, None, "0.24", 300_000, 5_000),
-    priced(MISTRAL, "0.15", None, None, None, "0.20", 32_000, 8_000),
-    priced(TITAN, "0.02", None, None, None, "0.00", 8_000, 1),
+    model(CLAUDE_US),
+    model(PROFILE, baseModel=CLAUDE_US),
+    model(CLAUDE),
+    model(NOVA),
+    model(MISTRAL, price={"input": "0.15", "output": "0.20"}, contextWindow=32_000, maxOutput=8_000),
+    model(TITAN, maxOutput=1),
 ]
 
 
@@ -139,6 +133,29 @@ class Converse(Case):
         self.assertEqual(call.outcome, "interrupted")
         self.assertGreaterEqual(call.cost, stack.bill().cost)
 
+    def test_a_failure_within_a_stream_is_raised_and_charged_no_less_than_it_is_billed(self) -> None:
+        stack = self.stack()
+        client = self.client(stack)
+        stack.faults([{"kind": "FailStream", "afterTokens": 6}])
+        with self.assertRaises(EventStreamError):
+            list(client.converse_stream(modelId=CLAUDE, messages=HELLO, inferenceConfig={"maxTokens": 200})["stream"])
+        with self.assertRaises(EventStreamError):
+            list(client.invoke_model_with_response_stream(modelId=CLAUDE, body=claude_body())["body"])
+        calls = stack.calls(2)
+        self.assertEqual({call.outcome for call in calls}, {"interrupted"})
+        self.assertGreaterEqual(sum(call.cost for call in calls), stack.bill().cost)
+
+    def test_an_answer_that_says_nothing_of_usage_is_charged_as_reserved(self) -> None:
+        stack = self.stack()
+        client = self.client(stack)
+        stack.faults([{"kind": "NoUsage"}])
+        client.converse(modelId=CLAUDE, messages=HELLO, inferenceConfig={"maxTokens": 200})
+        list(client.converse_stream(modelId=CLAUDE, messages=HELLO, inferenceConfig={"maxTokens": 200})["stream"])
+        client.invoke_model(modelId=MISTRAL, body=json.dumps({"prompt": "Hi.", "max_tokens": 50}))["body"].read()
+        calls = stack.calls(3)
+        self.assertEqual([call.output for call in calls], [200, 200, 50])
+        self.assertGreaterEqual(sum(call.cost for call in calls), stack.bill().cost)
+
     def test_the_providers_own_errors_come_through_and_are_retried(self) -> None:
         stack = self.stack()
         stack.faults([{"kind": "Status429", "times": 1}])
@@ -176,7 +193,7 @@ class InvokeModel(Case):
         self.assertEqual({call.outcome for call in calls}, {"completed"})
         self.assertTrue(calls[1].cache_write_long and calls[2].cached_read)
 
-    def test_a_guardrail_and_an_unknown_tier_are_not_let_through_unpriced(self) -> None:
+    def test_a_guardrail_is_not_let_through_unpriced(self) -> None:
         stack = self.stack()
         with self.assertRaises(ClientError) as raised:
             self.client(stack).invoke_model(modelId=CLAUDE, body=claude_body(), guardrailIdentifier="g1", guardrailVersion="1")
@@ -247,7 +264,7 @@ class Signatures(Case):
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = self.enterContext(contextlib.closing(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)))
+        server = self.enterContext(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.addCleanup(server.shutdown)
         url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::models::{Input, Model};
+use crate::models::{Input, Model, WEB_SEARCH};
+use crate::prompt::Searched;
 
 /// Labels that get a line of their own; later ones share [`OTHERS`], so that callers cannot fill the memory.
 const MOST_LABELS: usize = 1_000;
@@ -101,10 +102,16 @@ impl Call {
         let cost = self.model.input_cost(&input);
         self.enter(&mut self.bill.books(), |tally| {
             tally.calls += 1;
-            tally.input.fresh += input.fresh;
-            tally.input.cached_read += input.cached_read;
-            tally.input.cache_write += input.cache_write;
-            tally.input.cache_write_long += input.cache_write_long;
+            tally.input.add(&input);
+            tally.pico_usd += cost;
+        });
+    }
+
+    /// Searches that were made within the call.
+    pub fn bill_searches(&self, searched: &Searched) {
+        let cost = self.model.input_cost(&searched.input) + u128::from(searched.searches) * WEB_SEARCH;
+        self.enter(&mut self.bill.books(), |tally| {
+            tally.input.add(&searched.input);
             tally.pico_usd += cost;
         });
     }

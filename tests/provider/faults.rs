@@ -21,6 +21,14 @@ pub enum Fault {
     Hang,
     /// The connection breaks after so many tokens.
     CutStream { after_tokens: u64 },
+    /// After so many tokens a stream says that it failed, and ends in order; an answer in one piece is cut.
+    FailStream { after_tokens: u64 },
+    /// After so many tokens a stream is over as if that were all of it, without the protocol's end; an answer in one piece is cut.
+    EndStream { after_tokens: u64 },
+    /// Answered and billed; nothing is said of usage.
+    NoUsage,
+    /// Answered with nothing, for nothing: all figures of usage are zero.
+    Free,
     /// The first token is late.
     Slow { delay: Duration },
 }
@@ -32,6 +40,10 @@ enum Kind {
     Status529,
     Hang,
     CutStream,
+    FailStream,
+    EndStream,
+    NoUsage,
+    Free,
     Slow,
 }
 
@@ -127,16 +139,21 @@ fn parse(rule: Value) -> Result<Rule, String> {
             return Err(format!("{field} is 0; it must be at least 1"));
         }
     }
+    let after_tokens = spec.after_tokens.unwrap_or(DEFAULT_CUT_AFTER);
     let fault = match spec.kind {
         Kind::Status429 => Fault::Status(Refusal::RateLimited),
         Kind::Status500 => Fault::Status(Refusal::ServerError),
         Kind::Status529 => Fault::Status(Refusal::Overloaded),
         Kind::Hang => Fault::Hang,
-        Kind::CutStream => Fault::CutStream { after_tokens: spec.after_tokens.unwrap_or(DEFAULT_CUT_AFTER) },
+        Kind::CutStream => Fault::CutStream { after_tokens },
+        Kind::FailStream => Fault::FailStream { after_tokens },
+        Kind::EndStream => Fault::EndStream { after_tokens },
+        Kind::NoUsage => Fault::NoUsage,
+        Kind::Free => Fault::Free,
         Kind::Slow => Fault::Slow { delay: Duration::from_millis(spec.delay_ms.unwrap_or(DEFAULT_DELAY_MS)) },
     };
-    if spec.after_tokens.is_some() && !matches!(spec.kind, Kind::CutStream) {
-        return Err("afterTokens is only for CutStream".to_owned());
+    if spec.after_tokens.is_some() && !matches!(spec.kind, Kind::CutStream | Kind::FailStream | Kind::EndStream) {
+        return Err("afterTokens is only for CutStream, FailStream and EndStream".to_owned());
     }
     if spec.delay_ms.is_some() && !matches!(spec.kind, Kind::Slow) {
         return Err("delayMs is only for Slow".to_owned());
@@ -191,7 +208,10 @@ mod tests {
         assert!(problem(json!([{"kind": "Hang", "evry": 2}])).contains("unknown field `evry`, expected one of `kind`, `every`"));
         assert_eq!(problem(json!([{"kind": "Hang", "every": 0}])), "rule 0: every is 0; it must be at least 1");
         assert_eq!(problem(json!([{"kind": "Hang", "delayMs": 5}])), "rule 0: delayMs is only for Slow");
-        assert_eq!(problem(json!([{"kind": "Slow", "afterTokens": 5}])), "rule 0: afterTokens is only for CutStream");
+        assert_eq!(
+            problem(json!([{"kind": "Slow", "afterTokens": 5}])),
+            "rule 0: afterTokens is only for CutStream, FailStream and EndStream"
+        );
         assert!(problem(json!({"kind": "Hang"})).starts_with("put a JSON list of rules"));
         assert_eq!(faults.list().len(), 1);
     }

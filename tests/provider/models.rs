@@ -6,6 +6,9 @@
 /// Pico-dollars a token for a price of one micro-dollar a token, which is one dollar per million.
 const USD_PER_MILLION: u64 = 1_000_000;
 
+/// Pico-dollars for a web search at the provider: ten dollars for a thousand.
+pub const WEB_SEARCH: u128 = 10_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     OpenAi,
@@ -95,9 +98,9 @@ pub static MODELS: [Model; 15] = [
     anthropic("claude-haiku-4-5", 1, 5, 200 * K, 64 * K),
     bedrock("us.anthropic.claude-haiku-4-5-20251001-v1:0", [1_100, 110, 1_375, 2_200, 5_500], 200 * K, 64 * K),
     bedrock("anthropic.claude-haiku-4-5-20251001-v1:0", [1_000, 100, 1_250, 2_000, 5_000], 200 * K, 64 * K),
-    bedrock("amazon.nova-lite-v1:0", [60, 15, 60, 60, 240], 300 * K, 5 * K),
+    bedrock("amazon.nova-lite-v1:0", [60, 15, 60, 60, 240], 300 * K, 10 * K),
     bedrock("mistral.mistral-7b-instruct-v0:2", [150, 150, 150, 150, 200], 32 * K, 8 * K),
-    bedrock("amazon.titan-embed-text-v2:0", [20, 20, 20, 20, 0], 8 * K, 1),
+    bedrock("amazon.titan-embed-text-v2:0", [20, 20, 20, 20, 0], 8_192, 1),
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
@@ -118,6 +121,13 @@ pub struct Input {
 }
 
 impl Input {
+    pub fn add(&mut self, more: &Input) {
+        self.fresh += more.fresh;
+        self.cached_read += more.cached_read;
+        self.cache_write += more.cache_write;
+        self.cache_write_long += more.cache_write_long;
+    }
+
     pub fn tokens(&self) -> u64 {
         self.fresh + self.cached_read + self.cache_write + self.cache_write_long
     }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::answer::Answer;
 use crate::bill::Call;
 use crate::models::Input;
+use crate::prompt::Searched;
 
 /// Tokens of a piece: few enough to look like a model, enough to keep 64 streams cheap.
 const PIECE: usize = 4;
@@ -65,6 +66,8 @@ pub struct Generation {
     /// Tokens until the connection breaks, if it is to.
     until_cut: Option<usize>,
     usage: Usage,
+    /// What is searched for before the end.
+    searched: Option<Searched>,
 }
 
 impl Generation {
@@ -79,7 +82,13 @@ impl Generation {
             started: Instant::now(),
             until_cut: cut_after.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)),
             usage: Usage { input, output: 0, reasoning: 0 },
+            searched: None,
         }
+    }
+
+    /// An answer that comes to its end has made these searches, which are billed then.
+    pub fn will_search(&mut self, searched: Searched) {
+        self.searched = Some(searched);
     }
 
     pub fn answers(&self) -> &[Answer] {
@@ -100,6 +109,12 @@ impl Generation {
         let unfinished = |choice: &usize| self.done[*choice] < self.answers[*choice].tokens();
         let least_done = (0..self.answers.len()).filter(unfinished).min_by_key(|choice| self.done[*choice]);
         let Some(choice) = least_done.filter(|_| self.until_cut != Some(0)) else {
+            if self.until_cut.is_none()
+                && let Some(searched) = self.searched.take()
+            {
+                self.call.bill_searches(&searched);
+                self.usage.input.add(&searched.input);
+            }
             return self.until_cut.map(|_| Step::Cut);
         };
         let (piece, tokens) = self.piece(choice);

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::models::Input;
 use crate::tokens;
 
 /// Tokens that a request and each of its messages add to their texts.
@@ -11,6 +12,9 @@ const MESSAGE_TOKENS: u64 = 4;
 const IMAGE_TOKENS: u64 = 1_100;
 const AUDIO_TOKENS: u64 = 600;
 const DOCUMENT_TOKENS: u64 = 3_000;
+/// Results of a web search, and the part of them that goes into the cache.
+const RESULT_TOKENS: u64 = 700;
+const KEPT_RESULT_TOKENS: u64 = 300;
 /// Longest answer that a prompt can ask for in words.
 const MOST_WORDS: usize = 50_000;
 
@@ -39,11 +43,20 @@ pub struct Prompt {
     tokens: u64,
     pub boundaries: Vec<Boundary>,
     last_user: String,
+    /// Web searches that the model makes for it, at the provider.
+    pub searches: u64,
+}
+
+/// What searches add to a call: their results are input, of which a part goes into the cache where the prompt does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Searched {
+    pub searches: u64,
+    pub input: Input,
 }
 
 impl Prompt {
     pub fn new() -> Prompt {
-        Prompt { hash: Fnv::new(), tokens: REQUEST_TOKENS, boundaries: Vec::new(), last_user: String::new() }
+        Prompt { hash: Fnv::new(), tokens: REQUEST_TOKENS, boundaries: Vec::new(), last_user: String::new(), searches: 0 }
     }
 
     /// A tool's declaration, or a schema to answer in.
@@ -89,6 +102,18 @@ impl Prompt {
             words.next().is_some_and(|unit| unit.starts_with("word")).then_some(count)
         });
         wishes.last().map(|count| count.clamp(1, MOST_WORDS))
+    }
+
+    pub fn searched(&self) -> Searched {
+        let longest = self.boundaries.iter().filter_map(|b| b.keep).max_by_key(|ttl| *ttl == Ttl::Hour);
+        let kept = |ttl| if longest == Some(ttl) { self.searches * KEPT_RESULT_TOKENS } else { 0 };
+        let input = Input {
+            fresh: self.searches * RESULT_TOKENS,
+            cache_write: kept(Ttl::Minutes),
+            cache_write_long: kept(Ttl::Hour),
+            ..Input::default()
+        };
+        Searched { searches: self.searches, input }
     }
 
     fn push_block(&mut self, value: &Value, tokens: u64) {

@@ -53,9 +53,24 @@ pub trait Dialect: Send + 'static {
     fn framed(&self, events: String) -> Bytes {
         events.into()
     }
+
+    /// From now on nothing is said of usage.
+    fn hide_usage(&mut self) {}
+    /// The events by which a stream says that it failed.
+    fn failure(&mut self) -> String {
+        String::new()
+    }
 }
 
-pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Response {
+/// How an answer ends that is not to come to its end.
+#[derive(Clone, Copy)]
+enum Broken {
+    Connection,
+    BySaying,
+    Silently,
+}
+
+pub async fn answer(provider: &Provider, mut ask: Ask, mut dialect: impl Dialect) -> Response {
     let call = provider.bill.open(&ask.label, ask.model);
     let fault = provider.faults.next(&ask.label, ask.model.name);
     if let Some(Fault::Status(refusal)) = &fault {
@@ -65,15 +80,30 @@ pub async fn answer(provider: &Provider, ask: Ask, dialect: impl Dialect) -> Res
     if let Some(Fault::Slow { delay }) = fault {
         pace.first_token += delay;
     }
-    let cut_after = if let Some(Fault::CutStream { after_tokens }) = fault { Some(after_tokens) } else { None };
-    let input = provider.cache.split(ask.model, &ask.prompt, Instant::now());
+    let (cut_after, broken) = match fault {
+        Some(Fault::CutStream { after_tokens }) => (Some(after_tokens), Broken::Connection),
+        Some(Fault::FailStream { after_tokens }) => (Some(after_tokens), Broken::BySaying),
+        Some(Fault::EndStream { after_tokens }) => (Some(after_tokens), Broken::Silently),
+        _ => (None, Broken::Connection),
+    };
+    let mut input = provider.cache.split(ask.model, &ask.prompt, Instant::now());
+    let mut searched = ask.prompt.searched();
+    match fault {
+        Some(Fault::NoUsage) => dialect.hide_usage(),
+        Some(Fault::Free) => {
+            (input, searched) = Default::default();
+            ask.wishes.iter_mut().for_each(|wish| wish.cap = 0);
+        }
+        _ => {}
+    }
     let answers = ask.wishes.into_iter().map(Wish::answer).collect();
-    let generation = Generation::start(call, input, answers, pace, cut_after);
+    let mut generation = Generation::start(call, input, answers, pace, cut_after);
+    generation.will_search(searched);
     if fault == Some(Fault::Hang) {
         // Ends when the caller goes away, which drops this call.
         future::pending::<()>().await;
     }
-    if ask.streamed { streamed(generation, dialect) } else { whole(generation, dialect).await }
+    if ask.streamed { streamed(generation, dialect, broken) } else { whole(generation, dialect).await }
 }
 
 async fn whole(mut generation: Generation, dialect: impl Dialect) -> Response {
@@ -107,9 +137,9 @@ enum Stage {
     Closed,
 }
 
-fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
+fn streamed(generation: Generation, dialect: impl Dialect, broken: Broken) -> Response {
     let framing = dialect.framing();
-    let events = stream::try_unfold((Stage::Opening, generation, dialect), |(stage, mut generation, mut dialect)| async move {
+    let events = stream::try_unfold((Stage::Opening, generation, dialect), move |(stage, mut generation, mut dialect)| async move {
         let (events, stage) = match stage {
             Stage::Opening => {
                 generation.first_token().await;
@@ -117,10 +147,14 @@ fn streamed(generation: Generation, dialect: impl Dialect) -> Response {
             }
             Stage::Writing => match generation.next().await {
                 Some(Step::Piece(piece)) => (dialect.piece(&piece), Stage::Writing),
-                Some(Step::Cut) => {
-                    tokio::time::sleep(BEFORE_A_CUT).await;
-                    return Err(cut());
-                }
+                Some(Step::Cut) => match broken {
+                    Broken::Connection => {
+                        tokio::time::sleep(BEFORE_A_CUT).await;
+                        return Err(cut());
+                    }
+                    Broken::BySaying => (dialect.failure(), Stage::Closed),
+                    Broken::Silently => (String::new(), Stage::Closed),
+                },
                 None => (dialect.closing(generation.answers(), &generation.usage()), Stage::Closed),
             },
             Stage::Closed => return Ok(None),

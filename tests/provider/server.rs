@@ -263,6 +263,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_can_end_too_early_by_saying_so_or_silently_and_is_billed_up_to_there() {
+        for (kind, said) in [("FailStream", true), ("EndStream", false)] {
+            for model in ["gpt-5", "claude-opus-5"] {
+                let provider = provider(json!([{"kind": kind, "afterTokens": 6}]));
+                let events = text(call(&provider, "right", model, true).await).await.unwrap();
+                assert_eq!(events.contains("\"error\""), said, "{events}");
+                assert!(!events.contains("[DONE]") && !events.contains("message_stop"), "{events}");
+                assert_eq!(provider.bill.statement().total.output_tokens, 6);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn usage_can_be_kept_silent_though_it_is_billed_and_told_as_zero_though_it_is_not() {
+        for (model, streamed) in [("gpt-5", true), ("gpt-5", false), ("claude-opus-5", true), ("claude-opus-5", false)] {
+            let silent = provider(json!([{"kind": "NoUsage"}]));
+            let answer = text(call(&silent, "right", model, streamed).await).await.unwrap();
+            assert!(!answer.contains("usage") && silent.bill.statement().total.output_tokens > 0, "{answer}");
+            let free = provider(json!([{"kind": "Free"}]));
+            let answer = text(call(&free, "right", model, streamed).await).await.unwrap();
+            assert!(answer.contains("usage"), "{answer}");
+            assert_eq!((free.bill.statement().total.usd, free.bill.statement().total.input_tokens), ("0.00".to_owned(), 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn searches_are_billed_with_their_results_and_reported_at_the_end() {
+        for streamed in [false, true] {
+            let provider = provider(json!([]));
+            let tools = json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 1}]);
+            let body = json!({"model": "claude-opus-5", "max_tokens": 50, "stream": streamed, "tools": tools,
+                "messages": [{"role": "user", "content": "Look it up."}]});
+            let body = Ok(body.to_string().into());
+            let answer = text(anthropic::messages(State(Arc::clone(&provider)), headers("right"), body).await).await.unwrap();
+            let total = provider.bill.statement().total;
+            assert!(answer.contains(&format!("\"input_tokens\":{}", total.input_tokens)), "{answer}");
+            assert!(answer.contains("\"web_search_requests\":1"), "{answer}");
+            let tokens = u128::from(total.input_tokens) * 5_000_000 + u128::from(total.output_tokens) * 25_000_000;
+            assert_eq!(total.pico_usd, (tokens + 10_000_000_000).to_string());
+        }
+    }
+
+    #[tokio::test]
     async fn a_dropped_stream_stops_generating_and_billing() {
         let provider = provider(json!([]));
         let mut body = call(&provider, "right", "gpt-5", true).await.into_body();

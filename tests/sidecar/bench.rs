@@ -82,9 +82,13 @@ impl Bench {
         let ledger = Arc::new(SqliteLedger::open(&directory.path().join("ledger.db")).unwrap());
         let source = LocalSource { ledger: ledger.clone(), holder: HolderId("test".into()), snapshot: Arc::clone(&in_force), clock };
         let settings = Settings {
+            max_connections: 64,
             body_limit: 1 << 20,
+            request_timeout: Duration::from_secs(1),
             default_max_output: 1_000,
             answer_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(2),
+            total_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(30),
         };
         let journal = Arc::new(Journal::open(&directory.path().join("journal")).unwrap());

@@ -4,4 +4,5 @@ mod bench;
 mod budgets;
 mod provider;
 mod recovery;
+mod robust;
 mod wire;

@@ -123,8 +123,8 @@ async fn what_is_not_offered_is_refused_with_what_is() {
     let answer = Answer::of(bench.send("/v1/chat/completions", &[], openai("made-up", "answer", 10)).await).await;
     assert_eq!(answer.status, 404);
     assert!(answer.text.contains("o-big, o-small"), "{}", answer.text);
-    let answer = Answer::of(bench.send("/v1/files", &[], json!({})).await).await;
-    assert!(answer.status == 404 && answer.text.contains("POST /v1/messages"), "{}", answer.text);
+    let answer = Answer::of(bench.send("/api/tags", &[], json!({})).await).await;
+    assert!(answer.status == 404 && answer.text.contains("backend of provider Ollama"), "{}", answer.text);
     let answer = Answer::of(bench.send("/v1/chat/completions", &[], json!({"messages": []})).await).await;
     assert!(answer.status == 400 && answer.text.contains("model"), "{}", answer.text);
     let answer = Answer::of(bench.send("/v1/chat/completions", &[], openai("o-big", &"x".repeat(2 << 20), 10)).await).await;

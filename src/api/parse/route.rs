@@ -61,6 +61,7 @@ pub fn route(key: ResourceKey, spec: &ModelRouteSpec, catalogue: &Catalogue) -> 
             .collect(),
         aliases: spec.aliases.iter().map(|a| (a.name.clone(), a.max_tier)).collect(),
         fallback_attempts: attempts.unwrap_or(0),
+        other_requests: spec.policy.other_requests,
     };
     problems.finish(Some((route, prices)))
 }

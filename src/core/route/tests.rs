@@ -41,6 +41,7 @@ fn route(mode: RouteMode) -> Route {
         sensitivity: vec![],
         aliases: BTreeMap::from([("auto".to_owned(), Tier::Frontier), ("cheap".to_owned(), Tier::Economy)]),
         fallback_attempts: 0,
+        other_requests: Default::default(),
     }
 }
 

@@ -22,7 +22,15 @@ fn tariff() -> Tariff {
 }
 
 fn bound(input: u64, output: u64) -> CostBound {
-    CostBound { input, output, media: false, web_searches: 0, tier: AskedTier::Said(ServiceTier::Standard), regional: false }
+    CostBound {
+        input,
+        output,
+        media: false,
+        web_searches: 0,
+        tier: AskedTier::Said(ServiceTier::Standard),
+        cache: CacheWrites::Any,
+        regional: false,
+    }
 }
 
 #[test]
@@ -60,6 +68,12 @@ fn a_bound_looks_at_the_tiers_that_may_serve_the_call() {
     assert_eq!(worst(AskedTier::Said(ServiceTier::Flex)), standard, "a flex call may be served as a standard one");
     assert_eq!(worst(AskedTier::Said(ServiceTier::Priority)), 2 * standard);
     assert_eq!(worst(AskedTier::Unsaid), 2 * standard, "the project may be set to the dearest");
+}
+
+#[test]
+fn a_cache_that_is_not_asked_for_is_not_paid_for() {
+    let worst = |cache| tariff().worst_case(&CostBound { cache, ..bound(100, 0) }).0;
+    assert_eq!([CacheWrites::Never, CacheWrites::Short, CacheWrites::Any].map(worst), [100_000, 125_000, 200_000]);
 }
 
 #[test]
@@ -106,6 +120,7 @@ proptest! {
             media: true,
             web_searches: usage.web_searches,
             tier: asked,
+            cache: CacheWrites::Any,
             regional: true,
         };
         let billing = Billing { tier: billed, regional };

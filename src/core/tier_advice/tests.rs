@@ -50,6 +50,7 @@ fn route() -> Route {
         sensitivity: vec![],
         aliases: BTreeMap::new(),
         fallback_attempts: 0,
+        other_requests: Default::default(),
     }
 }
 

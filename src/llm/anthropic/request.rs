@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::core::policy::Capability;
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::llm::address::Addressed;
 use crate::llm::content::Content;
 use crate::llm::request::{Facts, InputBound, Members, RequestError, Texts, input_bound, span_in};
@@ -94,6 +95,7 @@ pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
         required: required(&request, tools),
         surcharges,
         tier: AskedTier::Said(if request.speed.as_deref() == Some("fast") { ServiceTier::Fast } else { ServiceTier::Standard }),
+        cache: cache_writes(body),
         // Each use of a tool at the provider is followed by another pass over everything so far.
         input: InputBound { passes: web_searches.saturating_add(1), ..bound },
         web_searches,
@@ -107,6 +109,16 @@ fn required(request: &MessagesRequest<'_>, tools: usize) -> std::collections::BT
     let thinks = request.thinking.as_ref().is_some_and(|t| t.kind != "disabled");
     let needs = [(tools > 0, Capability::Tools), (has_image, Capability::Vision), (thinks, Capability::Reasoning)];
     needs.into_iter().filter_map(|(needed, capability)| needed.then_some(capability)).collect()
+}
+
+/// What the request lets be cached: it has to say so, somewhere. A name that may be written with escapes is not looked for.
+fn cache_writes(body: &str) -> CacheWrites {
+    let has = |text: &str| memmem::find(body.as_bytes(), text.as_bytes()).is_some();
+    match (has("cache_control"), has("\"1h\""), has("\\u00")) {
+        (_, _, true) | (true, true, _) => CacheWrites::Any,
+        (true, false, _) => CacheWrites::Short,
+        (false, _, _) => CacheWrites::Never,
+    }
 }
 
 /// Tools that run at the provider (they have a dated type, such as `web_search_20250305`): how many searches they may make, and those

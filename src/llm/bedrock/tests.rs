@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::eventstream::tests::{event, frame};
 use super::usage::{of_headers, tier_of_headers};
 use crate::core::policy::{Capability, Protocol};
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::core::usage::Usage;
 use crate::llm::{Addressed, Framing, Request, RequestError, Rewrite, StreamEnd, StreamMeter, parse, usage_of_body};
 
@@ -100,10 +100,25 @@ fn what_is_billed_beyond_the_tokens_is_named() {
     assert_eq!(guarded.surcharges(), ["a guardrail"]);
     let grounded = body("toolConfig", json!({"tools": [{"systemTool": {"name": "nova_grounding"}}]}));
     assert_eq!(grounded.surcharges(), [r#"the system tool "nova_grounding""#]);
-    assert_eq!(body("performanceConfig", json!({"latency": "optimized"})).tier(), AskedTier::Said(ServiceTier::Fast));
+    let optimized = body("performanceConfig", json!({"latency": "optimized"}));
+    assert_eq!(
+        (optimized.tier(), optimized.surcharges()),
+        (AskedTier::Said(ServiceTier::Fast), &["latency-optimized inference".to_owned()][..])
+    );
+    assert_eq!(body("performanceConfig", json!({"latency": "standard"})).surcharges().len(), 0);
     assert_eq!(body("serviceTier", json!({"type": "priority"})).tier(), AskedTier::Said(ServiceTier::Priority));
     assert_eq!(body("serviceTier", json!({"type": "default"})).tier(), AskedTier::Said(ServiceTier::Standard));
     assert_eq!(body("additionalModelRequestFields", json!({"n": 3})).choices(), 3);
+}
+
+#[test]
+fn what_may_be_cached_is_what_the_request_marks() {
+    let marked = |ttl: Value| {
+        let point = json!({"cachePoint": {"type": "default", "ttl": ttl}});
+        converse(&json!({"messages": [{"role": "user", "content": [{"text": "x"}, point]}]})).cache_writes()
+    };
+    assert_eq!((marked(json!("1h")), marked(json!("5m"))), (CacheWrites::Any, CacheWrites::Short));
+    assert_eq!(converse(&json!({"messages": []})).cache_writes(), CacheWrites::Never);
 }
 
 #[test]

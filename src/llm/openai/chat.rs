@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::core::policy::Capability;
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::llm::address::Addressed;
 use crate::llm::content::Content;
 use crate::llm::request::{Facts, Members, RequestError, Texts, input_bound, span_in};
@@ -103,6 +103,7 @@ pub fn facts(_: &Addressed, body: &str) -> Result<Facts, RequestError> {
         surcharges: Vec::new(),
         tier: asked_tier(request.service_tier.as_deref()),
         input: input_bound(body, &contents, IMAGE_TOKENS, overhead),
+        cache: CacheWrites::Any,
         // A search model searches once.
         web_searches: u64::from(request.web_search_options.is_some()),
         media: request.audio.is_some() || contents.iter().flat_map(|c| &c.0).any(|part| part.kind != "text"),

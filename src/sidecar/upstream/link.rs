@@ -14,15 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::UpstreamBody;
+use super::connect::Socket;
 use super::idle::{Idle, Place};
-
-/// A socket, with TLS where the server wants it.
-pub type Socket = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// A connection.
 pub struct Link {
@@ -64,20 +59,24 @@ fn drive(connection: &mut Option<Pin<Box<Connection<Socket, UpstreamBody>>>>, co
 /// The body of an answer. When all of it was read, its connection is free for the next call.
 pub struct Answer {
     body: Incoming,
-    /// `None` once it is given back.
-    link: Option<Link>,
-    idle: Arc<Idle>,
-    place: Place,
+    /// A connection of its own, until it is given back.
+    own: Option<(Link, Arc<Idle>, Place)>,
+    /// The place on a connection that is shared.
+    _shared: Option<Arc<()>>,
 }
 
 impl Answer {
-    pub fn new(body: Incoming, link: Link, idle: Arc<Idle>, place: Place) -> Answer {
-        Answer { body, link: Some(link), idle, place }
+    pub fn own(body: Incoming, link: Link, idle: Arc<Idle>, place: Place) -> Answer {
+        Answer { body, own: Some((link, idle, place)), _shared: None }
+    }
+
+    pub fn shared(body: Incoming, place_taken: Arc<()>) -> Answer {
+        Answer { body, own: None, _shared: Some(place_taken) }
     }
 
     fn give_back(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.idle.put(&self.place, link);
+        if let Some((link, idle, place)) = self.own.take() {
+            idle.put(&place, link);
         }
     }
 }
@@ -90,7 +89,7 @@ impl Body for Answer {
         let this = &mut *self;
         let mut frame = Pin::new(&mut this.body).poll_frame(context);
         if frame.is_pending()
-            && let Some(link) = &mut this.link
+            && let Some((link, _, _)) = &mut this.own
         {
             drive(&mut link.connection, context);
             frame = Pin::new(&mut this.body).poll_frame(context);

@@ -26,7 +26,7 @@ pub async fn messages(State(provider): State<Arc<Provider>>, headers: HeaderMap,
     let accepted = check(&provider, &headers).and_then(|()| request::read(body));
     match accepted {
         Ok(ask) => {
-            let messages = Messages::new(id, ask.model.name);
+            let messages = Messages::new(id, ask.model.name, ask.prompt.searches);
             reply::answer(&provider, ask, messages).await
         }
         Err(problem) => refusal(&problem, &id),

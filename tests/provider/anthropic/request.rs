@@ -23,13 +23,14 @@ pub fn read(body: Received) -> Result<Ask, Refusal> {
 /// What a body asks of a model, wherever that and whether to stream are said.
 pub fn ask(fields: &Fields, model: &'static Model, streamed: bool) -> Result<Ask, Refusal> {
     let max_tokens = fields.count("max_tokens")?.ok_or_else(|| Refusal::Missing("max_tokens".to_owned()))?;
-    let prompt = prompt(fields)?;
+    let mut prompt = prompt(fields)?;
     if max_tokens > model.max_output {
         return Err(Refusal::OutputTooLong { field: "max_tokens", got: max_tokens, most: model.max_output, model: model.name });
     }
     if prompt.tokens() > model.context_window {
         return Err(Refusal::PromptTooLong { tokens: prompt.tokens(), most: model.context_window });
     }
+    prompt.searches = searches(fields, prompt.seed());
     let wish = Wish {
         seed: prompt.seed(),
         form: form(fields, &prompt)?,
@@ -69,12 +70,19 @@ fn prompt(fields: &Fields) -> Result<Prompt, Refusal> {
     Ok(prompt)
 }
 
+/// A search tool is used, at the provider and unasked: one to three times, as the prompt decides, within what the caller allows.
+fn searches(fields: &Fields, seed: u64) -> u64 {
+    let tools = fields.list("tools").unwrap_or_default();
+    let search = tools.iter().find(|tool| tool["type"].as_str().is_some_and(|kind| kind.starts_with("web_search")));
+    search.map_or(0, |tool| (1 + seed % 3).min(tool["max_uses"].as_u64().unwrap_or(u64::MAX)))
+}
+
 /// A tool is called only when it must be: an agent that merely offers tools gets an answer, and ends.
 fn form(fields: &Fields, prompt: &Prompt) -> Result<Form, Refusal> {
     let tools = fields.list("tools")?;
     let choice = fields.get("tool_choice").unwrap_or(&Value::Null);
     let called = match choice["type"].as_str() {
-        Some("any") => tools.first(),
+        Some("any") => tools.iter().find(|tool| tool.get("input_schema").is_some()),
         Some("tool") => tools.iter().find(|tool| tool["name"] == choice["name"]),
         _ => None,
     };

@@ -16,11 +16,13 @@ pub struct Messages {
     /// The content block that is being written.
     open: Option<Part>,
     blocks: u64,
+    searches: u64,
+    hides_usage: bool,
 }
 
 impl Messages {
-    pub fn new(id: String, model: &'static str) -> Messages {
-        Messages { id, model, tool: None, open: None, blocks: 0 }
+    pub fn new(id: String, model: &'static str, searches: u64) -> Messages {
+        Messages { id, model, tool: None, open: None, blocks: 0, searches, hides_usage: false }
     }
 
     fn frame(&self, content: Value, stop_reason: Option<&str>, usage: &Usage) -> Value {
@@ -28,8 +30,21 @@ impl Messages {
         usage_written["cache_creation"] = json!({
             "ephemeral_5m_input_tokens": usage.input.cache_write, "ephemeral_1h_input_tokens": usage.input.cache_write_long});
         usage_written["service_tier"] = json!("standard");
-        json!({"id": format!("msg_{}", self.id), "type": "message", "role": "assistant", "model": self.model, "content": content,
-            "stop_reason": stop_reason, "stop_sequence": null, "usage": usage_written})
+        usage_written["inference_geo"] = json!("global");
+        // The first event of a stream comes before any search.
+        if self.searches > 0 && stop_reason.is_some() {
+            usage_written["server_tool_use"] = self.searches_written();
+        }
+        let mut frame = json!({"id": format!("msg_{}", self.id), "type": "message", "role": "assistant", "model": self.model,
+            "content": content, "stop_reason": stop_reason, "stop_sequence": null});
+        if !self.hides_usage {
+            frame["usage"] = usage_written;
+        }
+        frame
+    }
+
+    fn searches_written(&self) -> Value {
+        json!({"web_search_requests": self.searches, "web_fetch_requests": 0})
     }
 
     fn block(&self, part: Part, text: &str) -> Value {
@@ -113,9 +128,24 @@ impl Dialect for Messages {
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String {
         let mut events = self.leave();
         let delta = json!({"stop_reason": answers.first().map(stop_reason), "stop_sequence": null});
-        events.push_str(&event(json!({"type": "message_delta", "delta": delta, "usage": written(usage)})));
+        let mut message_delta = json!({"type": "message_delta", "delta": delta});
+        if !self.hides_usage {
+            message_delta["usage"] = written(usage);
+            if self.searches > 0 {
+                message_delta["usage"]["server_tool_use"] = self.searches_written();
+            }
+        }
+        events.push_str(&event(message_delta));
         events.push_str(&event(json!({"type": "message_stop"})));
         events
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn failure(&mut self) -> String {
+        event(json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}))
     }
 }
 
@@ -151,7 +181,7 @@ mod tests {
     }
 
     fn events(form: Form, parts: &[Part]) -> Vec<Value> {
-        let (answers, mut messages) = (answer(form), Messages::new("1".to_owned(), "claude-opus-5"));
+        let (answers, mut messages) = (answer(form), Messages::new("1".to_owned(), "claude-opus-5", 0));
         let mut all = messages.opening(&answers, &Usage { output: 0, ..USAGE });
         for part in parts {
             all.push_str(&messages.piece(&Piece { choice: 0, part: *part, text: "Hi".to_owned() }));
@@ -223,7 +253,7 @@ mod tests {
         let events = events(form(), &[Part::Content]);
         assert_eq!(events[1]["content_block"]["name"], "grep");
         assert_eq!(events[3]["delta"]["type"], "input_json_delta");
-        let whole = Messages::new("1".to_owned(), "claude-opus-5").whole(&answer(form()), &USAGE);
+        let whole = Messages::new("1".to_owned(), "claude-opus-5", 0).whole(&answer(form()), &USAGE);
         assert!(whole["content"][0]["input"]["path"].is_string());
         assert_eq!(whole["stop_reason"], "tool_use");
     }

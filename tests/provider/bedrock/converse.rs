@@ -121,11 +121,12 @@ pub struct Conversation {
     tool: Option<String>,
     open: Option<Part>,
     blocks: u64,
+    hides_usage: bool,
 }
 
 impl Conversation {
     pub fn new(id: String) -> Conversation {
-        Conversation { id, tool: None, open: None, blocks: 0 }
+        Conversation { id, tool: None, open: None, blocks: 0, hides_usage: false }
     }
 
     fn leave(&mut self) -> String {
@@ -134,6 +135,9 @@ impl Conversation {
         event("contentBlockStop", &json!({"contentBlockIndex": self.blocks - 1}))
     }
 }
+
+/// The exception by which a stream says that it failed.
+pub const FAILURE: &str = "modelStreamErrorException {\"message\":\"The model stream failed.\",\"originalStatusCode\":500}\n";
 
 fn event(name: &str, data: &Value) -> String {
     let mut data = data.clone();
@@ -180,8 +184,12 @@ impl Dialect for Conversation {
                 None => content.push(json!({"text": answer.content.text()})),
             }
         }
-        json!({"output": {"message": {"role": "assistant", "content": content}}, "stopReason": answers.first().map(stop_reason),
-            "usage": used(usage), "metrics": {"latencyMs": 1}})
+        let mut whole = json!({"output": {"message": {"role": "assistant", "content": content}},
+            "stopReason": answers.first().map(stop_reason), "metrics": {"latencyMs": 1}});
+        if !self.hides_usage {
+            whole["usage"] = used(usage);
+        }
+        whole
     }
 
     fn opening(&mut self, answers: &[Answer], _: &Usage) -> String {
@@ -211,8 +219,18 @@ impl Dialect for Conversation {
     fn closing(&mut self, answers: &[Answer], usage: &Usage) -> String {
         let mut events = self.leave();
         events.push_str(&event("messageStop", &json!({"stopReason": answers.first().map(stop_reason)})));
-        events.push_str(&event("metadata", &json!({"usage": used(usage), "metrics": {"latencyMs": 1}})));
+        if !self.hides_usage {
+            events.push_str(&event("metadata", &json!({"usage": used(usage), "metrics": {"latencyMs": 1}})));
+        }
         events
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+    }
+
+    fn failure(&mut self) -> String {
+        FAILURE.to_owned()
     }
 
     fn framing(&self) -> &'static str {

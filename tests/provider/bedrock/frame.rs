@@ -9,7 +9,8 @@ pub fn framed(lines: &str) -> Bytes {
 
 fn frame(name: &str, payload: &str) -> Vec<u8> {
     let mut headers = Vec::new();
-    for (header, value) in [(":event-type", name), (":content-type", "application/json"), (":message-type", "event")] {
+    let (kind, of_kind) = if name.ends_with("Exception") { ("exception", ":exception-type") } else { ("event", ":event-type") };
+    for (header, value) in [(of_kind, name), (":content-type", "application/json"), (":message-type", kind)] {
         headers.push(header.len() as u8);
         headers.extend_from_slice(header.as_bytes());
         headers.push(7);

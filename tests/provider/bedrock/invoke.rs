@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::converse::Conversation;
+use super::converse::{Conversation, FAILURE};
 use super::{frame, refusals, written};
 use crate::answer::{Answer, End, Form, Wish};
 use crate::anthropic::write::Messages;
@@ -30,11 +30,12 @@ pub enum Shape {
 pub struct Invocation {
     id: String,
     shape: Shape,
+    hides_usage: bool,
 }
 
 impl Invocation {
     pub fn new(id: String, shape: Shape) -> Invocation {
-        Invocation { id, shape }
+        Invocation { id, shape, hides_usage: false }
     }
 
     /// The maker's events as chunks. The last one of a stream has Bedrock's figures too.
@@ -47,7 +48,7 @@ impl Invocation {
             Shape::Nova(_) => events.lines().filter_map(|line| line.split_once(' ')).map(|(name, data)| nova(name, data)).collect(),
             Shape::Mistral => events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
         };
-        if let (Some(usage), Some(event)) = (last, events.last_mut()) {
+        if let (Some(usage), Some(event)) = (last.filter(|_| !self.hides_usage), events.last_mut()) {
             if event.get("metadata").is_some() {
                 event["metadata"]["usage"] = written(usage, "Count");
             }
@@ -98,7 +99,9 @@ impl Dialect for Invocation {
             Shape::Anthropic(messages) => messages.whole(answers, usage),
             Shape::Nova(conversation) => {
                 let mut whole = conversation.whole(answers, usage);
-                whole["usage"] = written(usage, "Count");
+                if !self.hides_usage {
+                    whole["usage"] = written(usage, "Count");
+                }
                 whole
             }
             Shape::Mistral => {
@@ -143,7 +146,24 @@ impl Dialect for Invocation {
             ("x-amzn-bedrock-cache-read-input-token-count", input.cached_read),
             ("x-amzn-bedrock-cache-write-input-token-count", input.cache_write + input.cache_write_long),
         ];
-        counts.into_iter().map(|(name, count)| (axum::http::HeaderName::from_static(name), HeaderValue::from(count))).collect()
+        counts
+            .into_iter()
+            .filter(|_| !self.hides_usage)
+            .map(|(name, count)| (axum::http::HeaderName::from_static(name), HeaderValue::from(count)))
+            .collect()
+    }
+
+    fn hide_usage(&mut self) {
+        self.hides_usage = true;
+        match &mut self.shape {
+            Shape::Anthropic(messages) => messages.hide_usage(),
+            Shape::Nova(conversation) => conversation.hide_usage(),
+            Shape::Mistral => {}
+        }
+    }
+
+    fn failure(&mut self) -> String {
+        FAILURE.to_owned()
     }
 
     fn framing(&self) -> &'static str {

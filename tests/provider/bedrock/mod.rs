@@ -65,7 +65,7 @@ async fn invoked(State(provider): Shared, Path(name): Path<String>, headers: Hea
     } else {
         let version = fields.text("anthropic_version").and_then(|version| version.ok_or(Refusal::NoVersion));
         let ask = version.and_then(|_| anthropic::request::ask(&fields, model, streamed));
-        ask.map(|ask| (ask, invoke::Shape::Anthropic(anthropic::write::Messages::new(id.clone(), model.name))))
+        ask.map(|ask| (ask, invoke::Shape::Anthropic(anthropic::write::Messages::new(id.clone(), model.name, 0))))
     };
     match answer {
         Ok((ask, shape)) => reply::answer(&provider, ask, invoke::Invocation::new(id, shape)).await,

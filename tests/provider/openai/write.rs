@@ -14,6 +14,7 @@ pub struct Chat {
     id: String,
     model: &'static str,
     wants_usage: bool,
+    hides_usage: bool,
     created: u64,
     /// For each choice, whether what is streamed are a tool's arguments.
     calls_tool: Vec<bool>,
@@ -22,7 +23,7 @@ pub struct Chat {
 impl Chat {
     pub fn new(id: String, model: &'static str, wants_usage: bool) -> Chat {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Chat { id, model, wants_usage, created, calls_tool: Vec::new() }
+        Chat { id, model, wants_usage, hides_usage: false, created, calls_tool: Vec::new() }
     }
 
     fn frame(&self, object: &str, choices: Value) -> Value {
@@ -64,7 +65,9 @@ impl Dialect for Chat {
             json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(answer)})
         });
         let mut completion = self.frame("chat.completion", choices.collect());
-        completion["usage"] = written(usage);
+        if !self.hides_usage {
+            completion["usage"] = written(usage);
+        }
         completion
     }
 
@@ -101,6 +104,18 @@ impl Dialect for Chat {
         }
         events.push_str("data: [DONE]\n\n");
         events
+    }
+
+    /// As servers do that do not know the option: they ignore it.
+    fn hide_usage(&mut self) {
+        (self.wants_usage, self.hides_usage) = (false, true);
+    }
+
+    /// As the real one does, without a `[DONE]`.
+    fn failure(&mut self) -> String {
+        let error = json!({"message": "The server had an error while processing your request. Sorry about that!", "type": "server_error",
+            "param": null, "code": null});
+        format!("data: {}\n\n", json!({"error": error}))
     }
 }
 
