@@ -39,6 +39,7 @@ pub enum CredentialError {
 
 /// What a signature is made over.
 pub struct Signed<'a> {
+    pub method: &'a http::Method,
     pub uri: &'a http::Uri,
     pub body: &'a Bytes,
     /// Unix milliseconds.
@@ -90,6 +91,14 @@ pub fn can_be_passed_on(headers: &HeaderMap) -> bool {
     !headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
 }
 
+/// What is said of such a credential.
+pub fn not_passed_on(backend: &str) -> String {
+    format!(
+        "the call has an AWS signature, which holds for the address that it was sent to and cannot be passed on to backend {backend}; give \
+         the backend credentials (spec.backends[].credentials of the ModelRoute), or call with a Bedrock API key"
+    )
+}
+
 /// Removes every header that a provider takes for a credential.
 fn remove(headers: &mut HeaderMap) {
     for name in ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"] {
@@ -115,7 +124,9 @@ mod tests {
                 headers.insert(name, HeaderValue::from_static("placeholder"));
             }
             let credential = Credential::of(provider, &Secret::new("real".into()), "h").unwrap();
-            credential.apply(&mut headers, &Signed { uri: &http::Uri::default(), body: &Bytes::new(), now_ms: 0 }).unwrap();
+            credential
+                .apply(&mut headers, &Signed { method: &http::Method::POST, uri: &http::Uri::default(), body: &Bytes::new(), now_ms: 0 })
+                .unwrap();
             assert_eq!((headers.len(), headers.get(name)), (1, Some(&HeaderValue::from_static(value))), "{provider:?}");
         }
     }

@@ -202,7 +202,7 @@ fn request(
         translation.headers(&mut headers);
     }
     if let Some(credential) = &backend.credential {
-        credential.apply(&mut headers, &Signed { uri: &uri, body: &body, now_ms })?;
+        credential.apply(&mut headers, &Signed { method: &Method::POST, uri: &uri, body: &body, now_ms })?;
     }
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
     *request.headers_mut() = headers;

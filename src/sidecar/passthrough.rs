@@ -19,7 +19,7 @@ use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, new_id};
 use super::clock::elapsed_ms;
 use super::config::{ReadyBackend, Snapshot};
-use super::credential::Signed;
+use super::credential::{Signed, can_be_passed_on, not_passed_on};
 use super::refusal::Refusal;
 use super::server::plain_error;
 use super::settle::Accounts;
@@ -163,9 +163,11 @@ async fn onward(
         (Either::Right(body), Bytes::new(), None)
     };
     if let Some(credential) = &backend.credential {
-        let signed = Signed { uri: &parts.uri, body: &bytes, now_ms: sidecar.accounts.clock.unix_ms() };
+        let signed = Signed { method: &parts.method, uri: &parts.uri, body: &bytes, now_ms: sidecar.accounts.clock.unix_ms() };
         let unsigned = |error| Refusal::new(ErrorKind::NoCredential, format!("the request cannot be signed: {error}"));
         credential.apply(&mut parts.headers, &signed).map_err(unsigned)?;
+    } else if !can_be_passed_on(&parts.headers) {
+        return Err(Refusal::new(ErrorKind::InvalidRequest, not_passed_on(&backend.id)));
     }
     Ok((Request::from_parts(parts, body), model))
 }

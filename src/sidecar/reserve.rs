@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::admit::Admitted;
 use super::call::Sidecar;
 use super::config::Snapshot;
-use super::credential::can_be_passed_on;
+use super::credential::{can_be_passed_on, not_passed_on};
 use super::leases;
 use super::refusal::Refusal;
 use super::route::Plan;
@@ -127,12 +127,7 @@ pub async fn reserve(
         return Err(Refused { refusal: Refusal::passing(ErrorKind::NoCredential, message), fit: false });
     }
     if plan.route.backends[candidate.backend].credential.is_none() && !can_be_passed_on(&call.headers) {
-        let message = format!(
-            "the call has an AWS signature, which holds for the address that it was sent to and cannot be passed on to backend {}; give \
-             the backend credentials (spec.backends[].credentials of ModelRoute {}), or call with a Bedrock API key",
-            backend.name, plan.route.route.key
-        );
-        return Err(Refused { refusal: Refusal::new(ErrorKind::InvalidRequest, message), fit: false });
+        return Err(Refused { refusal: Refusal::new(ErrorKind::InvalidRequest, not_passed_on(&backend.name)), fit: false });
     }
     let facts = CallFacts {
         origin: &snapshot.policy.origin,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 
-/// A simulated LLM provider (of OpenAI's formats, Anthropic's, Google's and Ollama's) that keeps its own bill, or a vector store.
+/// A simulated LLM provider (of OpenAI's formats, Anthropic's, Google's, Amazon's and Ollama's) that keeps its own bill, or a vector store.
 #[derive(Parser, Debug)]
 pub struct Args {
     /// Address to listen at.
@@ -22,6 +22,10 @@ pub struct Args {
     /// The only key, or access token, that Google's endpoints accept; without it, any call passes.
     #[arg(long, value_name = "KEY")]
     pub google_key: Option<String>,
+    /// The only API key that Bedrock's endpoints accept, and the only access key's identifier in a signature (which is not verified);
+    /// without it, any call passes.
+    #[arg(long, value_name = "KEY")]
+    pub bedrock_key: Option<String>,
     /// Milliseconds until the first token of an answer.
     #[arg(long, default_value_t = 40)]
     pub first_token_ms: u64,

@@ -1,6 +1,7 @@
 //! The prompt cache: which part of an input was seen lately and is cheaper for it.
 //!
-//! OpenAI caches by itself, in steps of 128 tokens, as Google and Ollama do here; Anthropic up to the marks that the caller sets, and charges the write.
+//! OpenAI caches by itself, in steps of 128 tokens, as Google and Ollama do here; Anthropic and Bedrock up to the marks that the caller
+//! sets, and charge the write.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +35,7 @@ impl PromptCache {
         let long_enough: Vec<Boundary> = prompt.boundaries.iter().filter(|b| b.tokens >= LEAST_TOKENS).copied().collect();
         match model.vendor {
             Vendor::OpenAi | Vendor::Google | Vendor::Ollama => entries.by_itself(model, prompt.tokens(), &long_enough, now),
-            Vendor::Anthropic => entries.by_marks(model, prompt.tokens(), &long_enough, now),
+            Vendor::Anthropic | Vendor::Amazon => entries.by_marks(model, prompt.tokens(), &long_enough, now),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod anthropic;
 mod args;
+mod bedrock;
 mod bill;
 mod cache;
 mod faults;

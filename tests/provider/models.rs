@@ -15,6 +15,8 @@ pub enum Vendor {
     Anthropic,
     Google,
     Ollama,
+    /// Bedrock's, whoever made them.
+    Amazon,
 }
 
 /// Prices in pico-dollars a token.
@@ -67,8 +69,25 @@ const fn anthropic(name: &'static str, input_usd: u64, output_usd: u64, context_
     }
 }
 
+/// A model on Bedrock, in nano-dollars a token: input, cached read, cache write for five minutes and for an hour, output.
+const fn bedrock(name: &'static str, nano: [u64; 5], context_window: u64, max_output: u64) -> Model {
+    let [input, cached_read, cache_write, cache_write_long, output] = nano;
+    let vendor = Vendor::Amazon;
+    Model {
+        name,
+        vendor,
+        input: input * K,
+        cached_read: cached_read * K,
+        cache_write: cache_write * K,
+        cache_write_long: cache_write_long * K,
+        output: output * K,
+        context_window,
+        max_output,
+    }
+}
+
 /// OpenAI's in nano-dollars a token (2,500 is 2.50 USD per million), Anthropic's in dollars per million.
-pub static MODELS: [Model; 10] = [
+pub static MODELS: [Model; 15] = [
     openai("gpt-5.4", 2_500, 15_000, 1_050 * K),
     openai("gpt-5.4-mini", 750, 4_500, 272 * K),
     openai("gpt-5.4-nano", 200, 1_250, 272 * K),
@@ -79,6 +98,11 @@ pub static MODELS: [Model; 10] = [
     anthropic("claude-opus-4-8", 5, 25, 1_000 * K, 128 * K),
     anthropic("claude-sonnet-5", 2, 10, 1_000 * K, 128 * K),
     anthropic("claude-haiku-4-5", 1, 5, 200 * K, 64 * K),
+    bedrock("us.anthropic.claude-haiku-4-5-20251001-v1:0", [1_100, 110, 1_375, 2_200, 5_500], 200 * K, 64 * K),
+    bedrock("anthropic.claude-haiku-4-5-20251001-v1:0", [1_000, 100, 1_250, 2_000, 5_000], 200 * K, 64 * K),
+    bedrock("amazon.nova-lite-v1:0", [60, 15, 60, 60, 240], 300 * K, 10 * K),
+    bedrock("mistral.mistral-7b-instruct-v0:2", [150, 150, 150, 150, 200], 32 * K, 8 * K),
+    bedrock("amazon.titan-embed-text-v2:0", [20, 20, 20, 20, 0], 8_192, 1),
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
@@ -176,6 +200,9 @@ mod tests {
         assert_eq!(cents(Vendor::Anthropic, "claude-opus-4-8"), (500, 2_500));
         assert_eq!(cents(Vendor::Anthropic, "claude-sonnet-5"), (200, 1_000));
         assert_eq!(cents(Vendor::Anthropic, "claude-haiku-4-5"), (100, 500));
+        assert_eq!(cents(Vendor::Amazon, "us.anthropic.claude-haiku-4-5-20251001-v1:0"), (110, 550));
+        assert_eq!(cents(Vendor::Amazon, "amazon.nova-lite-v1:0"), (6, 24));
+        assert_eq!(cents(Vendor::Amazon, "amazon.titan-embed-text-v2:0"), (2, 0));
     }
 
     #[test]

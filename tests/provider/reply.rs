@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
+use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures::{TryStreamExt, future, stream};
@@ -30,7 +31,8 @@ pub struct Ask {
     pub streamed: bool,
 }
 
-/// How a protocol writes answers. Events are whole, framed as the protocol frames them, and may be none at all.
+/// How a protocol writes answers. Events are whole, as lines of text, and may be none at all; [`Dialect::framed`] makes of them what is on
+/// the wire.
 pub trait Dialect: Send + 'static {
     fn refuse(&self, refusal: &Refusal) -> Response;
     fn whole(&self, answers: &[Answer], usage: &Usage) -> Value;
@@ -58,6 +60,17 @@ pub trait Dialect: Send + 'static {
     }
     /// The call is served in another service tier than it asked for.
     fn other_tier(&mut self) {}
+
+    /// Headers of an answer in one piece that tell what it used.
+    fn metered(&self, _: &Usage) -> HeaderMap {
+        HeaderMap::new()
+    }
+
+    /// Events as they are on the wire.
+    fn framed(&self, events: String) -> Bytes {
+        events.into()
+    }
+
     /// From now on nothing is said of usage.
     fn hide_usage(&mut self) {}
     /// The events by which a stream says that it failed.
@@ -128,7 +141,7 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Response {
     }
     let body = dialect.whole(generation.answers(), &generation.usage()).to_string();
     let body = if cut { broken_off(body) } else { Body::from(body) };
-    ([(CONTENT_TYPE, "application/json")], body).into_response()
+    ([(CONTENT_TYPE, "application/json")], dialect.metered(&generation.usage()), body).into_response()
 }
 
 /// Half of a body, then the end of the connection.
@@ -170,7 +183,7 @@ fn streamed(generation: Generation, dialect: impl Dialect, broken: Broken) -> Re
             },
             Stage::Closed => return Ok(None),
         };
-        Ok(Some((Bytes::from(events), (stage, generation, dialect))))
+        Ok(Some((dialect.framed(events), (stage, generation, dialect))))
     });
     // An empty chunk would end the body.
     let body = Body::from_stream(events.try_filter(|events| future::ready(!events.is_empty())));

@@ -18,7 +18,7 @@ use crate::cache::PromptCache;
 use crate::faults::{Faults, Rule};
 use crate::pace::Pace;
 use crate::refusal::Refusal;
-use crate::{anthropic, gemini, ollama, openai};
+use crate::{anthropic, bedrock, gemini, ollama, openai};
 
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
@@ -32,6 +32,7 @@ pub struct Provider {
     pub openai_key: Option<String>,
     pub anthropic_key: Option<String>,
     pub google_key: Option<String>,
+    pub bedrock_key: Option<String>,
     requests: AtomicU64,
 }
 
@@ -46,6 +47,7 @@ impl Provider {
             openai_key: args.openai_key.clone(),
             anthropic_key: args.anthropic_key.clone(),
             google_key: args.google_key.clone(),
+            bedrock_key: args.bedrock_key.clone(),
             requests: AtomicU64::new(1),
         }
     }
@@ -83,6 +85,10 @@ pub fn router(args: &Args) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/model/{model}/converse", post(bedrock::converse))
+        .route("/model/{model}/converse-stream", post(bedrock::converse_stream))
+        .route("/model/{model}/invoke", post(bedrock::invoke))
+        .route("/model/{model}/invoke-with-response-stream", post(bedrock::invoke_stream))
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
         .route("/v1beta/models/{call}", post(gemini::call))

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use memchr::memmem;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::members::{Object, caps, choices, config, object};
 use crate::core::policy::Capability;
-use crate::core::tariff::{AskedTier, ServiceTier};
+use crate::core::tariff::{AskedTier, CacheWrites, ServiceTier};
 use crate::llm::address::Addressed;
 use crate::llm::request::{Facts, InputBound, Members, RequestError, Texts, span_in};
 use crate::llm::rewrite::Slot;
@@ -197,6 +198,11 @@ pub fn read(addressed: &Addressed, body: &str, caps: &'static [&'static str]) ->
     let mut surcharges: Vec<String> = at_the_provider.map(|tool| format!("the system tool {:?}", tool.name)).collect();
     let unbounded = seen.unbounded || stored || !surcharges.is_empty();
     surcharges.extend(request.guardrail_config.is_some().then(|| GUARDRAIL.to_owned()));
+    let tier = tier(
+        request.service_tier.as_ref().map(|tier| tier.kind.as_ref()),
+        request.performance_config.as_ref().map(|performance| performance.latency.as_ref()),
+    );
+    surcharges.extend((tier == ServiceTier::Fast).then(|| OPTIMIZED.to_owned()));
     Ok(Facts {
         max_output,
         choices: choices(&other)?,
@@ -204,10 +210,8 @@ pub fn read(addressed: &Addressed, body: &str, caps: &'static [&'static str]) ->
         tools: tool_count,
         required: required(&request, &other, &seen, tool_count),
         surcharges,
-        tier: AskedTier::Said(tier(
-            request.service_tier.as_ref().map(|tier| tier.kind.as_ref()),
-            request.performance_config.as_ref().map(|performance| performance.latency.as_ref()),
-        )),
+        tier: AskedTier::Said(tier),
+        cache: if stored { CacheWrites::Any } else { cache_writes(body) },
         input: InputBound {
             tokens: (body.len() as u64).saturating_sub(seen.image_bytes) + IMAGE_TOKENS * seen.images + overhead,
             opaque: unbounded,
@@ -222,6 +226,18 @@ pub fn read(addressed: &Addressed, body: &str, caps: &'static [&'static str]) ->
 
 /// What a guardrail is called in a refusal: its fee is by the length of the text that it looks at.
 pub const GUARDRAIL: &str = "a guardrail";
+/// What inference at a lower latency is called there: it has prices of its own, which no list has.
+pub const OPTIMIZED: &str = "latency-optimized inference";
+
+/// What the request lets be cached: it has to say so, somewhere. A name that may be written with escapes is not looked for.
+fn cache_writes(body: &str) -> CacheWrites {
+    let has = |text: &str| memmem::find(body.as_bytes(), text.as_bytes()).is_some();
+    match (has("cachePoint") || has("cache_control"), has("\"1h\""), has("\\u00")) {
+        (_, _, true) | (true, true, _) => CacheWrites::Any,
+        (true, false, _) => CacheWrites::Short,
+        (false, _, _) => CacheWrites::Never,
+    }
+}
 
 /// What the contents of a request are.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! The request of InvokeModel and its stream: a body of the model's own maker, with Bedrock's wishes in headers.
 
-use super::converse::{self, GUARDRAIL};
+use super::converse::{self, GUARDRAIL, OPTIMIZED};
 use super::maker::{Shape, shape};
 use super::members::{Caps, Object, Text, caps, choices, config};
 use super::usage::tier_of_headers;
@@ -49,6 +49,7 @@ pub fn facts(addressed: &Addressed, body: &str) -> Result<Facts, RequestError> {
 pub fn heed_headers(facts: &mut Facts, header: &dyn Fn(&str) -> Option<String>) {
     if let Some(tier) = tier_of_headers(header) {
         facts.tier = AskedTier::Said(tier);
+        facts.surcharges.extend((tier == ServiceTier::Fast).then(|| OPTIMIZED.to_owned()));
     }
     if header("x-amzn-bedrock-guardrailidentifier").is_some() {
         facts.surcharges.push(GUARDRAIL.to_owned());

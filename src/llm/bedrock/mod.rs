@@ -6,4 +6,6 @@ pub mod invoke;
 mod maker;
 mod members;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod usage;

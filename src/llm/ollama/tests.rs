@@ -108,7 +108,7 @@ fn a_member_that_ollama_would_take_for_another_is_refused() {
         let error = read(OllamaChat, body).expect_err(body).to_string();
         assert!(error.contains("once"), "{body}: {error}");
     }
-    for (body, says) in [("[]", "object"), ("{}", "model"), (r#"{"model": "m", "options": {"num_predict": "9"}}"#, "num_predict")] {
+    for (body, says) in [("[]", "object"), ("{}", "empty"), (r#"{"model": "m", "options": {"num_predict": "9"}}"#, "num_predict")] {
         assert!(read(OllamaChat, body).expect_err(body).to_string().contains(says), "{body}");
     }
     assert!(read(OllamaChat, r#"{"model": "m", "Keep_Alive": 5}"#).is_ok());

@@ -70,7 +70,7 @@ impl Signer {
             .into();
         let covered =
             headers.iter().filter(|(name, _)| is_covered(name)).filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-        let request = SignableRequest::new("POST", signed.uri.to_string(), covered, SignableBody::Bytes(signed.body));
+        let request = SignableRequest::new(signed.method.as_str(), signed.uri.to_string(), covered, SignableBody::Bytes(signed.body));
         let output = sign(request.map_err(|error| failed(error.into()))?, &params).map_err(|error| failed(error.into()))?;
         let (added, _) = output.into_parts().0.into_parts();
         for header in added {
@@ -151,7 +151,12 @@ mod tests {
             if let Some(tier) = tier {
                 headers.insert("x-amzn-bedrock-service-tier", HeaderValue::from_static(tier));
             }
-            let signed = Signed { uri: &uri.parse().unwrap(), body: &Bytes::from_static(body.as_bytes()), now_ms: 1_795_521_600_000 };
+            let signed = Signed {
+                method: &http::Method::POST,
+                uri: &uri.parse().unwrap(),
+                body: &Bytes::from_static(body.as_bytes()),
+                now_ms: 1_795_521_600_000,
+            };
             signer(more, host).unwrap().sign(&mut headers, &signed).unwrap();
             let expected = format!("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261124/{scope}, Signature={signature}");
             assert_eq!(headers["authorization"], expected, "{uri}");

@@ -1,8 +1,8 @@
 //! Anthropic Messages.
 
 mod refusals;
-mod request;
-mod write;
+pub mod request;
+pub mod write;
 
 use std::sync::Arc;
 

@@ -15,35 +15,43 @@ const LEAST_THINKING: u64 = 1_024;
 
 pub fn read(body: Received) -> Result<Ask, Refusal> {
     let fields = Fields::parse(body)?;
+    let name = fields.text("model")?.ok_or_else(|| Refusal::Missing("model".to_owned()))?;
+    let model = find(Vendor::Anthropic, name).ok_or_else(|| Refusal::UnknownModel(name.to_owned()))?;
+    ask(&fields, model, fields.flag("stream")?)
+}
+
+/// What a body asks of a model, wherever that and whether to stream are said.
+pub fn ask(fields: &Fields, model: &'static Model, streamed: bool) -> Result<Ask, Refusal> {
     let max_tokens = fields.count("max_tokens")?.ok_or_else(|| Refusal::Missing("max_tokens".to_owned()))?;
-    let (model, mut prompt) = asked(&fields)?;
+    let mut prompt = prompt(fields)?;
     if max_tokens > model.max_output {
         return Err(Refusal::OutputTooLong { field: "max_tokens", got: max_tokens, most: model.max_output, model: model.name });
     }
     if prompt.tokens() > model.context_window {
         return Err(Refusal::PromptTooLong { tokens: prompt.tokens(), most: model.context_window });
     }
-    prompt.searches = searches(&fields, prompt.seed());
+    prompt.searches = searches(fields, prompt.seed());
     let wish = Wish {
         seed: prompt.seed(),
-        form: form(&fields, &prompt)?,
-        reasoning_tokens: thinking(&fields, prompt.seed(), max_tokens)?,
+        form: form(fields, &prompt)?,
+        reasoning_tokens: thinking(fields, prompt.seed(), max_tokens)?,
         cap: max_tokens as usize,
     };
     let user = fields.get("metadata").and_then(|metadata| metadata["user_id"].as_str());
     let label = user.unwrap_or(UNLABELLED).to_owned();
-    Ok(Ask { label, model, wishes: vec![wish], streamed: fields.flag("stream")?, prompt })
+    Ok(Ask { label, model, wishes: vec![wish], streamed, prompt })
 }
 
 /// The input tokens of a request that is not to be answered.
 pub fn count(body: Received) -> Result<u64, Refusal> {
-    asked(&Fields::parse(body)?).map(|(_, prompt)| prompt.tokens())
+    let fields = Fields::parse(body)?;
+    let name = fields.text("model")?.ok_or_else(|| Refusal::Missing("model".to_owned()))?;
+    find(Vendor::Anthropic, name).ok_or_else(|| Refusal::UnknownModel(name.to_owned()))?;
+    Ok(prompt(&fields)?.tokens())
 }
 
-fn asked(fields: &Fields) -> Result<(&'static Model, Prompt), Refusal> {
-    let name = fields.text("model")?.ok_or_else(|| Refusal::Missing("model".to_owned()))?;
+fn prompt(fields: &Fields) -> Result<Prompt, Refusal> {
     let messages = fields.messages(&ROLES)?;
-    let model = find(Vendor::Anthropic, name).ok_or_else(|| Refusal::UnknownModel(name.to_owned()))?;
     let mut prompt = Prompt::new();
     fields.list("tools")?.iter().for_each(|tool| prompt.push_json(tool));
     if let Some(system) = fields.get("system") {
@@ -59,7 +67,7 @@ fn asked(fields: &Fields) -> Result<(&'static Model, Prompt), Refusal> {
     if let Some(mark) = fields.get("cache_control") {
         prompt.keep(ttl(mark));
     }
-    Ok((model, prompt))
+    Ok(prompt)
 }
 
 /// A search tool is used, at the provider and unasked: one to three times, as the prompt decides, within what the caller allows.
