@@ -219,9 +219,9 @@ class Broken(Case):
 
     def test_a_caller_that_hangs_up_on_a_hung_call_leaves_no_hold_behind(self) -> None:
         """LiteLLM #36926, #40050: budgets enforced at twice what was spent."""
-        stack = self.stack(policy([budget(usd="1.00")]), sidecar_arguments=["--answer-seconds", "1"])
+        stack = self.stack(policy([budget(usd="1.00")]), sidecar_arguments=["--answer-seconds", "4"])
         stack.faults([{"kind": "Hang", "times": 4}])
-        client = openai.OpenAI(base_url=stack.url + "/v1", api_key=APP_KEY, timeout=0.2, max_retries=1)
+        client = openai.OpenAI(base_url=stack.url + "/v1", api_key=APP_KEY, timeout=1, max_retries=1)
         for _ in range(2):
             with self.assertRaises(openai.APITimeoutError):
                 client.chat.completions.create(**asked(CHAT))
@@ -258,8 +258,8 @@ class Attempts(Case):
 
     def test_what_an_sdk_sends_again_is_charged_as_often_as_it_is_billed(self) -> None:
         stack = self.stack()
-        stack.faults([{"kind": "Slow", "delayMs": 600, "times": 2}])
-        client = openai.OpenAI(base_url=stack.url + "/v1", api_key=APP_KEY, timeout=0.3, max_retries=2)
+        stack.faults([{"kind": "Slow", "delayMs": 2_500, "times": 2}])
+        client = openai.OpenAI(base_url=stack.url + "/v1", api_key=APP_KEY, timeout=1, max_retries=2)
         self.assertTrue(client.chat.completions.create(**asked(CHAT)).choices)
         calls = stack.assert_agrees(calls=3)
         self.assertEqual([call.outcome for call in calls], ["completed"] * 3)

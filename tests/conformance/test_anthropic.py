@@ -262,7 +262,7 @@ class Refusals(Case):
 
     def test_an_app_that_gives_up_waiting_gets_its_timeout_and_the_call_is_still_charged(self) -> None:
         stack = self.stack()
-        stack.faults([{"kind": "Slow", "delayMs": 700, "times": 1}])
+        stack.faults([{"kind": "Slow", "delayMs": 2_500, "times": 1}])
         with self.assertRaises(anthropic.APITimeoutError):
-            self.client(stack, timeout=0.2, max_retries=0).messages.create(model="claude-haiku-4-5", max_tokens=50, messages=HELLO)
+            self.client(stack, timeout=1, max_retries=0).messages.create(model="claude-haiku-4-5", max_tokens=50, messages=HELLO)
         self.assertGreater(stack.assert_agrees(calls=1)[0].output, 0)

@@ -404,8 +404,8 @@ class Refusals(Case):
 class Waiting(Case):
     def test_an_app_that_gives_up_waiting_gets_its_timeout_and_the_call_is_still_charged(self) -> None:
         stack = self.stack()
-        stack.faults([{"kind": "Slow", "delayMs": 700, "times": 1}])
-        client = self.client(stack, timeout=0.2, max_retries=0)
+        stack.faults([{"kind": "Slow", "delayMs": 2_500, "times": 1}])
+        client = self.client(stack, timeout=1, max_retries=0)
         with self.assertRaises(openai.APITimeoutError):
             client.chat.completions.create(model="gpt-5", messages=HELLO)
         [call] = stack.assert_agrees(calls=1)
