@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
+
+# Less than the sidecar keeps a connection on which nothing comes.
+IDLE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,12 @@ class Client:
         self.host, self.port = host, int(port)
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
+        self.used = 0.0
 
     async def call(self, ask: Ask) -> Answer:
+        # What has lain idle may be closed by the other side while the request is on its way.
+        if time.monotonic() - self.used > IDLE_SECONDS:
+            self.close()
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
         head = (
@@ -46,6 +54,7 @@ class Client:
             status, whole = await self._answer(ask.leave_after)
         except (OSError, asyncio.IncompleteReadError):
             pass
+        self.used = time.monotonic()
         if not whole:
             self.close()
         return Answer(status, whole)
