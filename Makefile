@@ -67,3 +67,7 @@ bench-proxy: ## The sidecar beside nginx and beside no proxy, in target/bench/pr
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --locked --target x86_64-unknown-linux-gnu --bench ledger
+
+# Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
+bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json
+	tests/cluster/conformance --bench $(if $(TRACE),--trace $(TRACE)) $(if $(CALLS),--calls $(CALLS))

@@ -99,8 +99,9 @@ impl Leases {
             let waiting = lock(&gate.waiting).minus_floor_zero(need);
             let ask = {
                 let fresh = || LeaseId(Uuid::now_v7().to_string());
-                let (ask, expired) = self.book().ask(limits, need, waiting, self.clock.monotonic_ms(), fresh);
-                self.note(expired);
+                let mut book = self.book();
+                let (ask, expired) = book.ask(limits, need, waiting, self.clock.monotonic_ms(), fresh);
+                self.note(&book, expired);
                 ask
             };
             let denied = match self.send(limits, &ask, need).await {
@@ -152,16 +153,16 @@ impl Leases {
             // After a crash the request is sent again and gets the same answer.
             tracing::warn!(%error, "an answer of the ledger is not in the journal");
         }
-        let back = self.book().answered(limits, ask, answer, self.clock.monotonic_ms());
-        self.note(back);
+        let mut book = self.book();
+        let back = book.answered(limits, ask, answer, self.clock.monotonic_ms());
+        self.note(&book, back);
     }
 
     /// Returns what is held under the limits that are short and is not needed here; true when the ledger has got more since
     /// the refusal and may now decide otherwise.
     async fn give_back_for(&self, limits: &[LimitKey], shortfalls: &[Shortfall]) -> bool {
         let short: Vec<LimitKey> = shortfalls.iter().map(|s| s.key.clone()).collect();
-        let backs = self.book().recall(&short, Some(limits));
-        self.note(backs);
+        self.give_back(|book| book.recall(&short, Some(limits)));
         let position = self.journal.given_back();
         *self.journal.acknowledged().borrow() < position && reporter::reported(&self.journal, position, FLUSH_LIMIT).await
     }
@@ -175,14 +176,12 @@ impl Leases {
 
     /// A call that drew `reserved` has cost `cost`.
     pub fn settle(&self, lease: &LeaseId, reserved: Amount, cost: Amount) {
-        let back = self.book().settle(lease, reserved, cost, self.clock.monotonic_ms());
-        self.note(back);
+        self.give_back(|book| book.settle(lease, reserved, cost, self.clock.monotonic_ms()));
     }
 
     /// A call needs less of what it drew than it thought: `surplus` is free again.
     pub fn release(&self, lease: &LeaseId, surplus: Amount) {
-        let back = self.book().release(lease, surplus);
-        self.note(back);
+        self.give_back(|book| book.release(lease, surplus));
     }
 
     /// What one more call under exactly these limits could draw at once.
@@ -202,14 +201,12 @@ impl Leases {
 
     /// Somebody else needs what is unused here under these limits.
     pub fn recall(&self, limits: &[LimitKey]) {
-        let backs = self.book().recall(limits, None);
-        self.note(backs);
+        self.give_back(|book| book.recall(limits, None));
     }
 
     /// Gives back everything that no call has drawn.
     pub fn close_all(&self) {
-        let backs = self.book().close_all();
-        self.note(backs);
+        self.give_back(LeaseBook::close_all);
     }
 
     /// Returns idle money, and asks again where an answer was missed. Runs for ever.
@@ -218,8 +215,7 @@ impl Leases {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let backs = self.book().tick(self.clock.monotonic_ms());
-            self.note(backs);
+            self.give_back(|book| book.tick(self.clock.monotonic_ms()));
             lock(&self.gates).retain(|_, gate| Arc::strong_count(gate) > 1);
             self.repeat_unanswered().await;
         }
@@ -238,7 +234,16 @@ impl Leases {
         }
     }
 
-    fn note(&self, backs: impl IntoIterator<Item = GiveBack>) {
+    /// Takes out of the book what is not needed there, and notes it.
+    fn give_back<B: IntoIterator<Item = GiveBack>>(&self, take: impl FnOnce(&mut LeaseBook) -> B) {
+        let mut book = self.book();
+        let backs = take(&mut book);
+        self.note(&book, backs);
+    }
+
+    /// Notes what goes back, in the order of its numbers: the ledger heeds none that comes after a later one, so that nobody may
+    /// come between the book and the journal.
+    fn note(&self, _: &MutexGuard<'_, LeaseBook>, backs: impl IntoIterator<Item = GiveBack>) {
         if let Err(error) = self.journal.give_back(backs) {
             tracing::error!(%error, "money that is not needed cannot go back before this pod ends");
         }

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,27 +24,29 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+# Tests find all they need here.
+from resources import (
+    ANTHROPIC_MODELS,
+    APP_KEY,
+    OPENAI_MODELS,
+    PROVIDER_KEY,
+    Policy,
+    anthropic_backend,
+    backend,
+    budget,
+    model,
+    openai_backend,
+    policy,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 USD = 10**12
 PATIENCE = 30.0
 T = TypeVar("T")
-
-# The key that the provider takes; apps have another, so that a call which arrives was given the backend's own.
-PROVIDER_KEY = "sk-of-the-backend"
-APP_KEY = "placeholder"
-
-OPENAI_MODELS = {
-    "gpt-5.4": "frontier", "gpt-5.4-mini": "standard", "gpt-5.4-nano": "economy",
-    "gpt-5": "frontier", "gpt-5-mini": "standard", "gpt-5-nano": "economy",
-}
-ANTHROPIC_MODELS = {
-    "claude-opus-5": "frontier", "claude-opus-4-8": "frontier", "claude-sonnet-5": "standard", "claude-haiku-4-5": "economy",
-}
-CAPABILITIES = ["tools", "vision", "jsonSchema", "reasoning"]
 
 
 def binary(name: str) -> Path:
@@ -55,72 +56,6 @@ def binary(name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: cargo build --locked --bin {name}, or set SPENDKEEPER_BIN to its folder")
     return path
-
-
-# --- What the sidecar is told: the same resources that a cluster takes. JSON is YAML.
-
-
-def budget(name: str = "all", *, limit: str = "total", period: str = "Lifetime", enforcement: str = "Block", **more: Any) -> dict[str, Any]:
-    """A budget of one limit: `usd="5.00"`, `tokens=1000` or `requests=3`. The rest goes into its spec: `splitBy`, `scope`, …"""
-    units = {unit: more.pop(unit) for unit in ("usd", "tokens", "requests") if unit in more}
-    spec = {"limits": [{"name": limit, "period": period, **units}], "enforcement": enforcement, **more}
-    return {"kind": "AIBudget", "metadata": {"name": name}, "spec": spec}
-
-
-def model(name: str, tier: str = "standard", **more: Any) -> dict[str, Any]:
-    """A model of a backend; `price`, `contextWindow`, `maxOutput`, `baseModel`, … go along."""
-    return {"name": name, "tier": tier, "capabilities": CAPABILITIES, **more}
-
-
-def backend(name: str, provider: str, models: Iterable[dict[str, Any]], *, endpoint: str = "", key: str | None = PROVIDER_KEY, **more: Any) -> dict[str, Any]:
-    """Who answers. `endpoint` is put behind the provider's address, or is a whole URL; without a `key` the app's own is passed on."""
-    made = {"name": name, "provider": provider, "endpoint": endpoint, "models": list(models), **more}
-    if key is not None:
-        made["credentials"] = {"name": name, "key": "api-key"}
-        made["_key"] = key
-    return made
-
-
-def openai_backend(name: str = "openai", **more: Any) -> dict[str, Any]:
-    # The project's tier is said, as examples say it; unsaid, each call would reserve the price of the dearest.
-    more = {"serviceTier": "Standard", **more}
-    return backend(name, "OpenAI", [model(*pair) for pair in OPENAI_MODELS.items()], **more)
-
-
-def anthropic_backend(name: str = "anthropic", **more: Any) -> dict[str, Any]:
-    return backend(name, "Anthropic", [model(*pair) for pair in ANTHROPIC_MODELS.items()], **more)
-
-
-@dataclass
-class Policy:
-    budgets: list[dict[str, Any]] = field(default_factory=list)
-    backends: list[dict[str, Any]] = field(default_factory=list)
-    route: dict[str, Any] = field(default_factory=dict)
-
-    def documents(self, provider_url: str) -> str:
-        backends = []
-        for given in self.backends:
-            made = {name: value for name, value in given.items() if not name.startswith("_")}
-            if not made["endpoint"].startswith("http"):
-                made["endpoint"] = provider_url + made["endpoint"]
-            backends.append(made)
-        route = {"kind": "ModelRoute", "metadata": {"name": "conformance"}, "spec": {"backends": backends, **self.route}}
-        documents = [{"apiVersion": "spendkeeper.dev/v1alpha1", **document} for document in [*self.budgets, route]]
-        return "---\n".join(json.dumps(document, indent=1) + "\n" for document in documents)
-
-    def credentials(self) -> dict[str, str]:
-        def variable(name: str) -> str:
-            return "SPENDKEEPER_CREDENTIAL_" + re.sub("[^A-Za-z0-9]", "_", name).upper() + "_API_KEY"
-
-        return {variable(given["name"]): given["_key"] for given in self.backends if "_key" in given}
-
-
-def policy(budgets: Iterable[dict[str, Any]] | None = None, backends: Iterable[dict[str, Any]] | None = None, **route: Any) -> Policy:
-    """A budget that is large enough for any test and both vendors' models, unless others are given. `aliases`, `fallback` and
-    `policy` go into the route."""
-    if budgets is None:
-        budgets = [budget(usd="1000000.00")]
-    return Policy(list(budgets), list(backends or [openai_backend(), anthropic_backend()]), route)
 
 
 # --- What is read back.
@@ -191,8 +126,16 @@ class Bill:
 
 
 def _line(line: dict[str, Any]) -> Line:
-    return Line(line["calls"], line["inputTokens"], line["cachedInputTokens"], line["cacheWriteTokens"], line["outputTokens"],
-                int(line["picoUsd"]), line["inFlight"], line["maxInFlight"])
+    return Line(
+        line["calls"],
+        line["inputTokens"],
+        line["cachedInputTokens"],
+        line["cacheWriteTokens"],
+        line["outputTokens"],
+        int(line["picoUsd"]),
+        line["inFlight"],
+        line["maxInFlight"],
+    )
 
 
 def until(what: str, condition: Callable[[], T], patience: float = PATIENCE) -> T:
@@ -207,7 +150,9 @@ def until(what: str, condition: Callable[[], T], patience: float = PATIENCE) -> 
     return value
 
 
-def request(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = PATIENCE) -> tuple[int, dict[str, str], bytes]:
+def request(
+    method: str, url: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = PATIENCE
+) -> tuple[int, dict[str, str], bytes]:
     """One request without an SDK: status, headers by their lower-case name, body."""
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     asked = urllib.request.Request(url, data=data, method=method, headers={"content-type": "application/json", **(headers or {})})
@@ -230,7 +175,13 @@ class Process:
     def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
         with log.open("ab") as out:
-            self.popen = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, "RUST_BACKTRACE": "0", **(environment or {})})
+            self.popen = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, "RUST_BACKTRACE": "0", **(environment or {})},
+            )
         _RUNNING.add(self)
 
     @property
@@ -263,12 +214,18 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(command: Callable[[list[int]], list[str]], ports: int, ready: Callable[[list[int]], bool], log: Path, environment: dict[str, str] | None = None) -> tuple[Process, list[int]]:
+def start(
+    command: Callable[[list[int]], list[str]],
+    ports: int,
+    ready: Callable[[list[int]], bool],
+    log: Path,
+    environment: dict[str, str] | None = None,
+) -> tuple[Process, list[int]]:
     """Starts a server on free ports. Another process may take one between the look and the start; then others are tried."""
     for _ in range(5):
         taken = [_free_port() for _ in range(ports)]
         process = Process(command(taken), log, environment)
-        until(f"{log.name}: it listens", lambda: not process.alive or ready(taken))  # noqa: B023
+        until(f"{log.name}: it listens", lambda: not process.alive or ready(taken))
         if process.alive:
             return process, taken
         if "cannot listen" not in process.tail():
@@ -286,10 +243,24 @@ def _answers(url: str) -> bool:
 class Stack:
     """A provider and a sidecar, from `with` to its end."""
 
-    def __init__(self, told: Policy | None = None, *, first_token_ms: int = 0, tokens_per_second: int = 1_000_000,
-                 provider_arguments: Iterable[str] = (), sidecar_arguments: Iterable[str] = (), directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        told: Policy | None = None,
+        *,
+        first_token_ms: int = 0,
+        tokens_per_second: int = 1_000_000,
+        provider_arguments: Iterable[str] = (),
+        sidecar_arguments: Iterable[str] = (),
+        directory: Path | None = None,
+    ) -> None:
         self.told = told or policy()
-        self.provider_arguments = ["--first-token-ms", str(first_token_ms), "--tokens-per-second", str(tokens_per_second), *provider_arguments]
+        self.provider_arguments = [
+            "--first-token-ms",
+            str(first_token_ms),
+            "--tokens-per-second",
+            str(tokens_per_second),
+            *provider_arguments,
+        ]
         self.sidecar_arguments = list(sidecar_arguments)
         self._made_directory = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="spendkeeper-conformance-"))
@@ -321,7 +292,9 @@ class Stack:
         def command(ports: list[int]) -> list[str]:
             return [program, "--listen", f"127.0.0.1:{ports[0]}", *keys, *self.provider_arguments]
 
-        self.provider, [port] = start(command, 1, lambda p: _answers(f"http://127.0.0.1:{p[0]}/healthz"), self.directory / "provider.log", {"RUST_LOG": "warn"})
+        self.provider, [port] = start(
+            command, 1, lambda p: _answers(f"http://127.0.0.1:{p[0]}/healthz"), self.directory / "provider.log", {"RUST_LOG": "warn"}
+        )
         self.provider_url = f"http://127.0.0.1:{port}"
 
     def start_sidecar(self) -> None:
@@ -332,7 +305,17 @@ class Stack:
 
         def command(ports: list[int]) -> list[str]:
             addresses = ["--listen", f"127.0.0.1:{ports[0]}", "--admin-listen", f"127.0.0.1:{ports[1]}"]
-            return [program, "--config", str(config), "--state-dir", str(self.directory / "state"), "--log", "warn", *addresses, *self.sidecar_arguments]
+            return [
+                program,
+                "--config",
+                str(config),
+                "--state-dir",
+                str(self.directory / "state"),
+                "--log",
+                "warn",
+                *addresses,
+                *self.sidecar_arguments,
+            ]
 
         def ready(ports: list[int]) -> bool:
             return _answers(f"http://127.0.0.1:{ports[1]}/readyz") and _answers(f"http://127.0.0.1:{ports[0]}/v1/models")
@@ -429,7 +412,13 @@ class Stack:
         """Bill and ledger are the same to the pico-dollar and the token, in all and by model; the calls."""
         ledger, bill = self.calls(calls), self.bill()
         for line, rows in [(bill.total, ledger)] + [(line, [c for c in ledger if c.model == name]) for name, line in bill.by_model.items()]:
-            billed = {"cost": line.cost, "input": line.input, "cached": line.cached_read, "written": line.cache_write, "output": line.output}
+            billed = {
+                "cost": line.cost,
+                "input": line.input,
+                "cached": line.cached_read,
+                "written": line.cache_write,
+                "output": line.output,
+            }
             kept = {
                 "cost": sum(c.cost for c in rows),
                 "input": sum(c.all_input for c in rows),

@@ -110,7 +110,7 @@ test('errors of the provider arrive as they are, and are tried again where the S
   await assert.rejects(client.chat.completions.create({ model, messages }, { maxRetries: 0 }), OpenAI.InternalServerError);
   await faults([{ kind: 'Status429', times: 1 }]);
   assert.ok((await client.chat.completions.create({ model, messages })).choices);
-  await faults([{ kind: 'Slow', delayMs: 600, times: 1 }]);
-  await assert.rejects(client.chat.completions.create({ model, messages }, { timeout: 150, maxRetries: 0 }), OpenAI.APIConnectionTimeoutError);
+  await faults([{ kind: 'Slow', delayMs: 2500, times: 1 }]);
+  await assert.rejects(client.chat.completions.create({ model, messages }, { timeout: 1000, maxRetries: 0 }), OpenAI.APIConnectionTimeoutError);
   await faults([]);
 });

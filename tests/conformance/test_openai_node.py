@@ -13,7 +13,14 @@ class Node(unittest.TestCase):
         with Stack() as stack, Stack(policy([budget(usd="0.000001")])) as empty:
             urls = {"SPENDKEEPER_URL": stack.url, "SPENDKEEPER_EMPTY_URL": empty.url, "PROVIDER_URL": stack.provider_url}
             script = Path(__file__).with_name("openai.test.mjs")
-            ended = subprocess.run(["node", "--test", "--test-reporter=spec", str(script)], env={**os.environ, **urls}, capture_output=True, text=True, timeout=120, check=False)
+            ended = subprocess.run(
+                ["node", "--test", "--test-reporter=spec", str(script)],
+                env={**os.environ, **urls},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
             self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
             self.assertGreater(len(stack.assert_agrees()), 20)
             self.assertEqual(empty.bill().total.calls, 0)

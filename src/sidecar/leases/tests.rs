@@ -11,6 +11,8 @@ use crate::core::money::PicoUsd;
 struct Fake {
     left: Mutex<i128>,
     away: Mutex<bool>,
+    /// The number of each lease's last give-back; as in the ledger, none that comes after a later one is heeded.
+    heard: Mutex<HashMap<LeaseId, u64>>,
     requests: AtomicUsize,
 }
 
@@ -35,7 +37,11 @@ impl LeaseSource for Fake {
 
     async fn report(&self, entries: Vec<Reported>) -> Result<(), SourceError> {
         for entry in entries {
-            if let Reported::GivenBack { amount, .. } = entry {
+            let Reported::GivenBack { lease, seq, amount } = entry else { continue };
+            let mut heard = lock(&self.heard);
+            let last = heard.entry(lease).or_default();
+            if seq > *last {
+                *last = seq;
                 *lock(&self.left) += amount.usd.0;
             }
         }
@@ -46,7 +52,7 @@ impl LeaseSource for Fake {
 fn bench(left: i128) -> (Arc<Leases>, Arc<Fake>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let journal = Arc::new(Journal::open(directory.path()).unwrap());
-    let fake = Arc::new(Fake { left: Mutex::new(left), away: Mutex::new(false), requests: AtomicUsize::new(0) });
+    let fake = Arc::new(Fake { left: Mutex::new(left), away: Mutex::new(false), heard: Mutex::default(), requests: AtomicUsize::new(0) });
     let source: Arc<dyn LeaseSource> = fake.clone();
     tokio::spawn(reporter::run(Arc::clone(&journal), Arc::clone(&source)));
     let leases = Leases::new(source, journal, Arc::new(Metrics::new()), Clock::start());
@@ -121,4 +127,29 @@ async fn a_request_whose_answer_was_missed_is_sent_again_and_its_grant_comes_bac
     let position = leases.journal.given_back();
     assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);
     assert_eq!(*lock(&fake.left), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_end_at_once_on_a_closing_lease_give_back_all_that_they_did_not_need() {
+    const CALLS: i128 = 4_000;
+    let (leases, fake, _directory) = bench(10 * CALLS);
+    let lease = leases.draw(&set(&["a"]), need(10 * CALLS)).await.unwrap();
+    leases.close_all();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let (leases, lease) = (Arc::clone(&leases), lease.clone());
+            std::thread::spawn(move || {
+                for call in 0..CALLS / 8 {
+                    // Half of them learn first that they need less.
+                    leases.release(&lease, need(2));
+                    leases.settle(&lease, need(8), need(0));
+                    leases.settle(&lease, need(10), need(call % 2));
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let position = leases.journal.given_back();
+    assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);
+    assert_eq!((leases.held(), *lock(&fake.left)), (Amount::ZERO, 10 * CALLS - CALLS / 4));
 }
