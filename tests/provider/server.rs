@@ -81,7 +81,7 @@ pub fn router(args: &Args) -> Router {
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models))
-        .route("/v1/models/{model}", get(model))
+        .route("/v1/models/{model}", get(model).post(gemini::call))
         .route("/v1beta/models/{call}", post(gemini::call))
         .route("/v1alpha/models/{call}", post(gemini::call))
         .route("/{version}/projects/{project}/locations/{location}/publishers/google/models/{call}", post(gemini::call))

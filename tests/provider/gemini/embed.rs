@@ -44,7 +44,9 @@ pub fn read(body: Received, model: &'static Model, verb: &str) -> Result<(Ask, E
     let (texts, dimensions) = match verb {
         Verb::One => {
             let content = fields.get("content").ok_or_else(|| Refusal::Missing("content".to_owned()))?;
-            (vec![text(content)], fields.count("outputDimensionality")?)
+            // Vertex AI's have what else they ask for in an object of its own.
+            let config = fields.get("embedContentConfig").and_then(|config| config["outputDimensionality"].as_u64());
+            (vec![text(content)], fields.count("outputDimensionality")?.or(config))
         }
         Verb::Batch => {
             let requests = fields.list("requests")?;
