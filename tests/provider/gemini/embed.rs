@@ -50,8 +50,9 @@ pub fn read(body: Received, model: &'static Model, verb: &str) -> Result<(Ask, E
         }
         Verb::Batch => {
             let requests = fields.list("requests")?;
-            for request in requests.iter().filter(|request| request["model"] != format!("models/{}", model.name)) {
-                return Err(Refusal::NotOneOf { field: "requests[].model".to_owned(), got: request["model"].to_string(), allowed: &[] });
+            let named = format!("models/{}", model.name);
+            if let Some(other) = requests.iter().find(|request| request["model"] != named.as_str()) {
+                return Err(Refusal::NotOneOf { field: "requests[].model".to_owned(), got: other["model"].to_string(), allowed: &[] });
             }
             let dimensions = requests.first().and_then(|request| request["outputDimensionality"].as_u64());
             (requests.iter().map(|request| text(&request["content"])).collect(), dimensions)
