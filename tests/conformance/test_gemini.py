@@ -13,7 +13,8 @@ from google.genai import errors, types
 from harness import APP_KEY, PROVIDER_KEY, Call, Policy, Stack, backend, budget, model, policy, request
 
 PRO, FLASH, EMBEDDING = "gemini-2.5-pro", "gemini-2.5-flash", "gemini-embedding-001"
-MODELS = {PRO: "frontier", FLASH: "standard", EMBEDDING: "economy"}
+# What only embeds writes nothing, so price lists have no figure for it.
+MODELS = [model(PRO, "frontier"), model(FLASH), model(EMBEDDING, "economy", maxOutput=1)]
 HELLO = "Say hello in about 30 words."
 PROJECT = "/v1/projects/the-backends/locations/europe-west4"
 LOOKUP = types.FunctionDeclaration(name="lookup", description="Looks a word up", parameters=types.Schema(type=types.Type.OBJECT, properties={"word": types.Schema(type=types.Type.STRING)}))
@@ -23,11 +24,11 @@ PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d494844520000000100000001080600000
 
 
 def gemini_backend(name: str = "gemini", **more: Any) -> dict[str, Any]:
-    return backend(name, "Gemini", [model(*pair) for pair in MODELS.items()], **{"serviceTier": "Standard", **more})
+    return backend(name, "Gemini", more.pop("models", MODELS), **{"serviceTier": "Standard", **more})
 
 
 def vertex_backend(name: str = "vertex", **more: Any) -> dict[str, Any]:
-    return backend(name, "VertexAI", [model(*pair) for pair in MODELS.items()], **{"serviceTier": "Standard", "endpoint": PROJECT, **more})
+    return backend(name, "VertexAI", more.pop("models", MODELS), **{"serviceTier": "Standard", "endpoint": PROJECT, **more})
 
 
 class Token(Credentials):  # type: ignore[misc]
@@ -46,11 +47,15 @@ class Case(unittest.TestCase):
         return self.enterContext(Stack(told or policy(backends=[gemini_backend()]), provider_arguments=["--google-key", PROVIDER_KEY], **options))
 
     def client(self, stack: Stack, **options: Any) -> genai.Client:
-        return genai.Client(api_key=APP_KEY, http_options=types.HttpOptions(base_url=stack.url, **options))
+        client = genai.Client(api_key=APP_KEY, http_options=types.HttpOptions(base_url=stack.url, **options))
+        self.addCleanup(client.close)
+        return client
 
     def vertex(self, stack: Stack, **options: Any) -> genai.Client:
         http = types.HttpOptions(base_url=stack.url, **options)
-        return genai.Client(vertexai=True, project="the-apps", location="us-central1", credentials=Token(), http_options=http)
+        client = genai.Client(vertexai=True, project="the-apps", location="us-central1", credentials=Token(), http_options=http)
+        self.addCleanup(client.close)
+        return client
 
     def both(self) -> list[tuple[Stack, genai.Client]]:
         google, cloud = self.stack(), self.stack(policy(backends=[vertex_backend()]))
@@ -219,12 +224,26 @@ class Tools(Case):
 class Embeddings(Case):
     def test_contents_are_embedded_and_charged(self) -> None:
         for stack, client in self.both():
-            for contents in ("A lease.", ["A lease.", "A hold that ends by itself."]):
-                answer = client.models.embed_content(model=EMBEDDING, contents=contents, config={"output_dimensionality": 128})
-                self.assertEqual([len(one.values or []) for one in answer.embeddings or []], [128] * (1 if isinstance(contents, str) else 2))
+            answer = client.models.embed_content(model=EMBEDDING, contents="A lease.", config={"output_dimensionality": 128, "title": "Leases"})
+            self.assertEqual([len(one.values or []) for one in answer.embeddings or []], [128])
             calls = stack.assert_agrees()
             self.assertEqual({(call.outcome, call.output) for call in calls}, {("completed", 0)})
             self.assertGreater(sum(call.cost for call in calls), 0)
+
+    def test_many_contents_are_embedded_in_one_call(self) -> None:
+        stack = self.stack()
+        answer = self.client(stack).models.embed_content(model=EMBEDDING, contents=["A lease.", "A hold that ends by itself."])
+        self.assertEqual(len(answer.embeddings or []), 2)
+        stack.assert_agrees(calls=1)
+
+    def test_instances_of_vertex_ai(self) -> None:
+        stack = self.stack(policy(backends=[vertex_backend()]))
+        place = f"{stack.url}/v1/projects/p/locations/l/publishers/google/models/{EMBEDDING}:predict"
+        status, _, body = request("POST", place, {"instances": [{"content": "A lease.", "task_type": "RETRIEVAL_QUERY"}, {"content": "A hold."}]}, {"authorization": "Bearer " + APP_KEY})
+        self.assertEqual((status, len(json.loads(body)["predictions"])), (200, 2))
+        status, _, body = request("POST", place, {"instances": [{"prompt": "A picture of a lease."}]}, {"authorization": "Bearer " + APP_KEY})
+        self.assertEqual((status, json.loads(body)["error"]["status"]), (400, "INVALID_ARGUMENT"))
+        stack.assert_agrees(calls=1)
 
     def test_one_content_in_a_call_of_its_own(self) -> None:
         stack = self.stack()
@@ -235,7 +254,7 @@ class Embeddings(Case):
         stack.assert_agrees(calls=1)
 
     def test_an_alias_is_named_in_the_body_too(self) -> None:
-        told = policy(backends=[gemini_backend(models=[model(EMBEDDING, "economy")])], aliases=[{"name": "vectors", "maxTier": "economy"}])
+        told = policy(backends=[gemini_backend(models=MODELS[-1:])], aliases=[{"name": "vectors", "maxTier": "economy"}])
         stack = self.stack(told)
         answer = self.client(stack).models.embed_content(model="vectors", contents=["A lease.", "A hold."])
         self.assertEqual(len(answer.embeddings or []), 2)
@@ -263,12 +282,13 @@ class Budgets(Case):
         self.assertEqual(stack.bill().total.calls, 0)
 
     def test_the_worst_case_of_documents_is_the_window(self) -> None:
-        stack = self.stack(policy([budget(usd="0.10")], [gemini_backend()]))
+        stack = self.stack(policy([budget(usd="1.00")], [gemini_backend()]))
         document: Any = [types.Part.from_uri(file_uri="gs://bucket/report.pdf", mime_type="application/pdf"), "Sum it up."]
         with self.assertRaises(errors.ClientError) as refused:
             self.client(stack).models.generate_content(model=FLASH, contents=document, config={"max_output_tokens": 10})
         self.assertEqual(refused.exception.code, 429)
-        stack = self.stack(policy([budget(usd="0.50")], [gemini_backend()]))
+        # A document may have sound in it, at a dollar per million tokens.
+        stack = self.stack(policy([budget(usd="1.10")], [gemini_backend()]))
         self.client(stack).models.generate_content(model=FLASH, contents=document, config={"max_output_tokens": 10})
         stack.assert_agrees(calls=1)
 

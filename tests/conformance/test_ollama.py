@@ -24,7 +24,9 @@ class Case(unittest.TestCase):
         return self.enterContext(Stack(told or policy(backends=[ollama_backend()]), **options))
 
     def client(self, stack: Stack) -> ollama.Client:
-        return ollama.Client(host=stack.url)
+        client = ollama.Client(host=stack.url)
+        self.addCleanup(client.close)
+        return client
 
 
 class Chat(Case):
@@ -54,7 +56,9 @@ class Chat(Case):
             client = ollama.AsyncClient(host=stack.url)
             whole = await client.chat(model=LOCAL, messages=HELLO)
             stream = await client.chat(model=LOCAL, messages=HELLO, stream=True)
-            return [whole.message.content or "", "".join([chunk.message.content or "" async for chunk in stream])]
+            texts = [whole.message.content or "", "".join([chunk.message.content or "" async for chunk in stream])]
+            await client.close()
+            return texts
 
         whole, streamed = asyncio.run(calls())
         self.assertEqual(whole, streamed)

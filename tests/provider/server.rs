@@ -90,7 +90,7 @@ pub fn router(args: &Args) -> Router {
         .route("/model/{model}/invoke", post(bedrock::invoke))
         .route("/model/{model}/invoke-with-response-stream", post(bedrock::invoke_stream))
         .route("/v1/models", get(models))
-        .route("/v1/models/{model}", get(model))
+        .route("/v1/models/{model}", get(model).post(gemini::call))
         .route("/v1beta/models/{call}", post(gemini::call))
         .route("/v1alpha/models/{call}", post(gemini::call))
         .route("/{version}/projects/{project}/locations/{location}/publishers/google/models/{call}", post(gemini::call))

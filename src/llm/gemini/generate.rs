@@ -206,7 +206,7 @@ fn tools(request: &GenerateRequest<'_>) -> Result<Tools, RequestError> {
 /// A router at the provider may have another model answer, at its own price.
 fn surcharges(at_the_provider: Vec<String>, config: &GenerationConfig<'_>) -> Vec<String> {
     let routed = [(config.routing_config.is_some(), "routingConfig"), (config.model_selection_config.is_some(), "modelSelectionConfig")];
-    let routed = routed.into_iter().filter_map(|(asked, name)| asked.then(|| name.to_owned()));
+    let routed = routed.into_iter().filter(|(asked, _)| *asked).map(|(_, name)| name.to_owned());
     at_the_provider.into_iter().chain(routed).collect()
 }
 

@@ -44,12 +44,15 @@ pub fn read(body: Received, model: &'static Model, verb: &str) -> Result<(Ask, E
     let (texts, dimensions) = match verb {
         Verb::One => {
             let content = fields.get("content").ok_or_else(|| Refusal::Missing("content".to_owned()))?;
-            (vec![text(content)], fields.count("outputDimensionality")?)
+            // Vertex AI's have what else they ask for in an object of its own.
+            let config = fields.get("embedContentConfig").and_then(|config| config["outputDimensionality"].as_u64());
+            (vec![text(content)], fields.count("outputDimensionality")?.or(config))
         }
         Verb::Batch => {
             let requests = fields.list("requests")?;
-            for request in requests.iter().filter(|request| request["model"] != format!("models/{}", model.name)) {
-                return Err(Refusal::NotOneOf { field: "requests[].model".to_owned(), got: request["model"].to_string(), allowed: &[] });
+            let named = format!("models/{}", model.name);
+            if let Some(other) = requests.iter().find(|request| request["model"] != named.as_str()) {
+                return Err(Refusal::NotOneOf { field: "requests[].model".to_owned(), got: other["model"].to_string(), allowed: &[] });
             }
             let dimensions = requests.first().and_then(|request| request["outputDimensionality"].as_u64());
             (requests.iter().map(|request| text(&request["content"])).collect(), dimensions)

@@ -59,7 +59,8 @@ pub async fn call(State(provider): State<Arc<Provider>>, uri: Uri, headers: Head
 
 fn is_offered(model: &Model, verb: &str, place: Place) -> bool {
     match (model.max_output, verb) {
-        (1, "embedContent" | "batchEmbedContents") => place == Place::GoogleAi,
+        (1, "embedContent") => true,
+        (1, "batchEmbedContents") => place == Place::GoogleAi,
         (1, "predict") => place == Place::VertexAi,
         (_, "generateContent" | "streamGenerateContent") => model.max_output > 1,
         _ => false,

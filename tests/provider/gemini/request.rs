@@ -33,7 +33,7 @@ pub struct Asked {
 
 pub fn read(body: Received, model: &'static Model, streamed: bool) -> Result<Asked, Refusal> {
     let fields = Fields::parse(body)?;
-    let config = fields.get("generationConfig").cloned().unwrap_or_default();
+    let config = in_camel_case(fields.get("generationConfig").unwrap_or(&Value::Null));
     let mut images = 0;
     let prompt = prompt(&fields, &config, &mut images)?;
     let stored_tokens = fields.text("cachedContent")?.map_or(0, stored);
@@ -50,7 +50,7 @@ pub fn read(body: Received, model: &'static Model, streamed: bool) -> Result<Ask
         return Err(Refusal::AboveMost { field: "candidateCount".to_owned(), most: MOST_CHOICES, got: choices.to_string() });
     }
     let form = form(&fields, &config, &prompt)?;
-    let thinking = &config["thinkingConfig"];
+    let thinking = &in_camel_case(&config["thinkingConfig"]);
     let reasoning_tokens = thoughts(thinking, model, prompt.seed());
     let wish = |choice: u64| Wish { seed: prompt.seed().wrapping_add(choice), form: form.clone(), reasoning_tokens, cap: cap as usize };
     let wishes = (0..choices).map(wish).collect();
@@ -101,8 +101,20 @@ fn prompt(fields: &Fields, config: &Value, images: &mut u64) -> Result<Prompt, R
     Ok(prompt)
 }
 
+/// An object's own names as the protocol writes them; it takes the others too, and Google's own SDK writes either.
+fn in_camel_case(value: &Value) -> Value {
+    let Value::Object(members) = value else { return value.clone() };
+    let camel = |name: &String| {
+        let mut words = name.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |name, word| name + &word.get(..1).unwrap_or_default().to_ascii_uppercase() + word.get(1..).unwrap_or_default())
+    };
+    Value::Object(members.iter().map(|(name, value)| (camel(name), value.clone())).collect())
+}
+
 /// A part as the tokenizer knows parts.
 fn part(part: &Value, images: &mut u64) -> Value {
+    let part = in_camel_case(part);
     if let Some(text) = part["text"].as_str() {
         return json!({"type": "text", "text": text});
     }
@@ -112,7 +124,7 @@ fn part(part: &Value, images: &mut u64) -> Value {
     if let Some(answer) = part.get("functionResponse") {
         return json!({"type": "tool_result", "content": [{"type": "response", "response": answer["response"]}]});
     }
-    let blob = part.get("inlineData").or(part.get("fileData")).unwrap_or(&Value::Null);
+    let blob = in_camel_case(part.get("inlineData").or(part.get("fileData")).unwrap_or(&Value::Null));
     let kind = match blob["mimeType"].as_str().unwrap_or_default().split('/').next() {
         Some("image") => "image",
         Some("audio") => "input_audio",

@@ -36,8 +36,9 @@ pub fn read(body: Received, kind: Kind) -> Result<Asked, Refusal> {
         Kind::Embed => embed(&fields, &mut prompt)?,
     };
     if kind != Kind::Embed && inputs == 0 {
-        let reason = if fields.get("keep_alive") == Some(&json!(0)) { "unload" } else { "load" };
-        let answer = json!({"model": name, "created_at": super::write::CREATED, "done": true, "done_reason": reason});
+        let reason = if fields.get("keep_alive").and_then(Value::as_f64) == Some(0.0) { "unload" } else { "load" };
+        let answer = json!({"model": name, "created_at": super::write::CREATED, "done": true, "done_reason": reason,
+            "message": {"role": "assistant", "content": ""}, "response": ""});
         return Ok(Asked::Load(answer));
     }
     let model = super::model(name);
