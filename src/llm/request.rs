@@ -125,8 +125,9 @@ enum Text {
 pub fn parse(addressed: Addressed, body: Bytes) -> Result<Request, RequestError> {
     let text = std::str::from_utf8(&body).map_err(|e| RequestError::Malformed(format!("it is not UTF-8 from byte {}", e.valid_up_to())))?;
     let mut facts = (format(addressed.protocol).facts)(&addressed, text)?;
-    // What goes into a body goes before its first member.
-    if text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '{' || c == '}').is_empty() {
+    // What goes into a body goes before its first member; where the path names the model, nothing needs to.
+    let may_be_empty = addressed.protocol.has_model_in_path();
+    if !may_be_empty && text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '{' || c == '}').is_empty() {
         return Err(RequestError::Malformed("it is empty".to_owned()));
     }
     if let Some(segment) = &addressed.model {
