@@ -138,10 +138,9 @@ pub fn of_invoke(body: &[u8]) -> Option<ReportedUsage> {
         return Some(reported);
     }
     let plain = |input, output| ReportedUsage::of(Usage { input, output, ..Usage::default() }, None);
-    match (answer.prompt_token_count, answer.generation_token_count) {
+    if let (Some(input), Some(output)) = (answer.prompt_token_count, answer.generation_token_count) {
         // Llama.
-        (Some(input), Some(output)) => return Some(plain(input, output)),
-        (Some(_), None) | (None, _) => {}
+        return Some(plain(input, output));
     }
     // Titan: an embedding has no results.
     let output = answer.results.iter().flatten().map(|result| result.token_count);
