@@ -93,8 +93,10 @@ async fn what_the_provider_says_of_the_input_frees_the_rest_of_its_reservation()
     body.frame().await.unwrap().unwrap();
     // The prompt's 20,005 tokens, of which the provider says that they are all; reserved was a byte's worth each and the frame around.
     let held = bench.sidecar.accounts.leases.held().usd.0;
-    until("the surplus is free", || bench.sidecar.accounts.leases.free(&[spendkeeper::core::limit::LimitKey("default/b/total".into())]).usd.0 > 0)
-        .await;
+    until("the surplus is free", || {
+        bench.sidecar.accounts.leases.free(&[spendkeeper::core::limit::LimitKey("default/b/total".into())]).usd.0 > 0
+    })
+    .await;
     assert_eq!(bench.sidecar.accounts.leases.held().usd.0, held, "it is still this sidecar's");
     provider.finish.send_replace(true);
     body.collect().await.unwrap();
@@ -112,7 +114,7 @@ async fn what_is_no_model_call_passes_with_the_backends_credential_and_is_counte
     assert_eq!((answer.status, answer.text.as_str()), (200, "a shared service"));
     assert_eq!(provider.calls(), 1);
     let text = String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
-    let counted = r#"spendkeeper_sidecar_unmetered_requests_total{charge="known",gen_ai_provider_name="one"} 1"#;
+    let counted = r#"spendkeeper_sidecar_unmetered_requests_total{charge="known",spendkeeper_backend="one"} 1"#;
     assert!(text.contains(counted), "{text}");
     // A batch may cost anything, and this budget lets nothing through that has no price.
     let answer = Answer::of(bench.client.request(request(Method::POST, "/v1/batches")).await.unwrap()).await;
@@ -126,7 +128,7 @@ async fn a_budget_that_allows_what_has_no_price_lets_it_through_and_says_so() {
     let answer = Answer::of(bench.send("/v1/batches", &[], json!({})).await).await;
     assert_eq!((answer.status, provider.calls()), (200, 1), "{}", answer.text);
     let text = String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
-    assert!(text.contains(r#"charge="unknown",gen_ai_provider_name="one"} 1"#), "{text}");
+    assert!(text.contains(r#"charge="unknown",spendkeeper_backend="one"} 1"#), "{text}");
 }
 
 #[tokio::test]
@@ -162,7 +164,8 @@ async fn a_second_request_cannot_be_smuggled_in_the_first() {
         "transfer-encoding: xchunked\r\n".to_owned(),
         format!("content-length: +{}\r\n", body.len()),
     ] {
-        let request = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{framing}\r\n{body}GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{framing}\r\n{body}GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n");
         let mut stream = connect(&bench).await;
         stream.write_all(request.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
