@@ -34,7 +34,8 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), D
 const ANSWER_LIMIT: usize = 64 << 10;
 
 /// How spans get to a collector.
-#[derive(Clone)]
+// There is one of it in a process.
+#[allow(clippy::large_enum_variant)]
 pub enum Transport {
     Grpc { client: TraceServiceClient<Channel>, metadata: MetadataMap },
     Http { upstream: Upstream, uri: Uri, headers: Vec<(HeaderName, HeaderValue)> },
