@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use http::{HeaderName, HeaderValue};
 use spendkeeper::channel::client::{OperatorAddress, OperatorClient};
 use spendkeeper::core::dimensions::Dimension;
 use spendkeeper::ledger::HolderId;
@@ -18,6 +19,7 @@ use spendkeeper::sidecar::config::{InForce, put_in_force};
 use spendkeeper::sidecar::journal::Journal;
 use spendkeeper::sidecar::source::{LeaseSource, LocalSource, RemoteSource};
 use spendkeeper::sidecar::start::{Parts, assemble, run};
+use spendkeeper::sidecar::telemetry::{self, Target, Wire};
 use spendkeeper::sidecar::upstream::Upstream;
 use spendkeeper::sidecar::{file, watch};
 use tokio::net::TcpListener;
@@ -91,6 +93,25 @@ struct Arguments {
     /// A further certificate authority for providers, beside the system's: PEM, or a file of it
     #[arg(long, value_name = "PEM", env = "SPENDKEEPER_UPSTREAM_CA", hide_env_values = true, allow_hyphen_values = true)]
     upstream_ca: Option<String>,
+    /// Tell an OpenTelemetry collector at this address of every model call: a span without any text of prompts or answers
+    #[arg(long, value_name = "URL", env = "SPENDKEEPER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    /// How the collector is spoken to
+    #[arg(long, env = "SPENDKEEPER_OTLP_PROTOCOL", default_value = "grpc")]
+    otlp_protocol: OtlpProtocol,
+    /// A header for the collector, as NAME=VALUE; several are separated by commas
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        env = "SPENDKEEPER_OTLP_HEADERS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = header
+    )]
+    otlp_header: Vec<(HeaderName, HeaderValue)>,
+    /// Part of the calls that are told of, from 0 to 1, of those whose caller is in no trace; else the caller's trace decides
+    #[arg(long, value_name = "RATIO", env = "SPENDKEEPER_OTLP_SAMPLE_RATIO", default_value_t = 1.0)]
+    otlp_sample_ratio: f64,
     /// What is logged, such as info or spendkeeper=debug
     #[arg(long, value_name = "FILTER", env = "SPENDKEEPER_LOG", default_value = "info")]
     log: String,
@@ -103,6 +124,22 @@ struct Arguments {
 enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OtlpProtocol {
+    Grpc,
+    #[value(name = "http/protobuf")]
+    HttpProtobuf,
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    // The text may be a key, so that no message repeats it.
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let name = name.trim().parse().map_err(|_| "the name is not one of a header")?;
+    let mut value: HeaderValue = value.trim().parse().map_err(|_| "the value is not one of a header")?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 fn dimension(text: &str) -> Result<(Dimension, String), String> {
@@ -140,6 +177,7 @@ async fn serve(arguments: Arguments) -> Result<()> {
     };
     let extra_ca = arguments.upstream_ca.as_deref().map(pem).transpose()?;
     let upstream = Upstream::new(extra_ca.as_deref())?;
+    let collector = collector(&arguments, &upstream, extra_ca)?;
     let (in_force, drain) = (InForce::default(), Duration::from_secs(arguments.drain_seconds));
     if let Some(config) = &arguments.config {
         let state_dir = arguments.state_dir.clone().unwrap_or_else(|| "spendkeeper-state".into());
@@ -148,7 +186,7 @@ async fn serve(arguments: Arguments) -> Result<()> {
         let source = LocalSource { ledger, holder: HolderId("laptop".to_owned()), snapshot: Arc::clone(&in_force), clock };
         let source: Arc<dyn LeaseSource> = Arc::new(source);
         let journal = Arc::new(Journal::open(&state_dir.join("journal"))?);
-        let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock })?;
+        let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock, collector })?;
         let admin = listen_admin(arguments.admin_listen, "127.0.0.1:15401").await?;
         tell_how_to_use(arguments.listen, &state_dir);
         run(sidecar, proxy, Some(admin), stopped()?, drain).await;
@@ -159,12 +197,24 @@ async fn serve(arguments: Arguments) -> Result<()> {
         let client = OperatorClient::new(address)?;
         let source: Arc<dyn LeaseSource> = Arc::new(RemoteSource { client: client.clone(), clock });
         let journal = Arc::new(Journal::open(&state_dir)?);
-        let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock })?;
+        let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock, collector })?;
         let admin = listen_admin(arguments.admin_listen, "0.0.0.0:15401").await?;
         tokio::spawn(watch::follow(Arc::clone(&sidecar), client));
         run(sidecar, proxy, Some(admin), stopped()?, drain).await;
     }
     Ok(())
+}
+
+/// Where calls are told of; nowhere unless an address is given.
+fn collector(arguments: &Arguments, upstream: &Upstream, extra_ca: Option<String>) -> Result<Option<Target>> {
+    let Some(endpoint) = arguments.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()) else { return Ok(None) };
+    let wire = match arguments.otlp_protocol {
+        OtlpProtocol::Grpc => Wire::Grpc,
+        OtlpProtocol::HttpProtobuf => Wire::HttpProtobuf,
+    };
+    let (headers, sample_ratio) = (arguments.otlp_header.clone(), arguments.otlp_sample_ratio);
+    let target = Target::new(telemetry::Settings { endpoint, wire, headers, sample_ratio, extra_ca }, upstream)?;
+    Ok(Some(target))
 }
 
 /// Each call has two connections, and a container starts with a soft limit of a thousand files.

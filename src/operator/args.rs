@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::certs;
-use super::webhook::inject::SidecarSettings;
+use super::webhook::inject::{OtlpSettings, SidecarSettings};
 
 /// Spendkeeper's operator: budgets, routes and allocations of AI tokens on Kubernetes.
 #[derive(Debug, Parser)]
@@ -99,6 +99,16 @@ pub struct RunArgs {
     #[arg(long, env = "SPENDKEEPER_SIDECAR_MEMORY_LIMIT", default_value = "64Mi")]
     pub sidecar_memory_limit: String,
 
+    /// The OpenTelemetry collector that sidecars tell of every model call; empty for none. `$(HOST_IP)` in it is the pod's node.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_OTLP_ENDPOINT", default_value = "")]
+    pub sidecar_otlp_endpoint: String,
+    /// How they speak to it: grpc or http/protobuf.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_OTLP_PROTOCOL", default_value = "grpc", value_parser = ["grpc", "http/protobuf"])]
+    pub sidecar_otlp_protocol: String,
+    /// Part of the calls that they tell of, from 0 to 1, of those whose caller is in no trace.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_OTLP_SAMPLE_RATIO", default_value_t = 1.0, value_parser = ratio)]
+    pub sidecar_otlp_sample_ratio: f64,
+
     /// Apply approved recommendations; else approvals are recorded and applied by you.
     #[arg(long, env = "SPENDKEEPER_APPLY_APPROVED", default_value_t = true, action = ArgAction::Set)]
     pub apply_approved: bool,
@@ -108,6 +118,12 @@ pub struct RunArgs {
     /// Seconds between two readings of a kubelet.
     #[arg(long, env = "SPENDKEEPER_KUBELET_INTERVAL_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     pub kubelet_interval_seconds: u64,
+}
+
+/// A pod with a ratio that its sidecar does not take would not start.
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: f64 = text.parse().map_err(|_| "write a number from 0 to 1")?;
+    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err("it must be from 0 to 1".to_owned()) }
 }
 
 impl RunArgs {
@@ -137,6 +153,11 @@ impl RunArgs {
             memory_request: self.sidecar_memory_request.clone(),
             memory_limit: self.sidecar_memory_limit.clone(),
             operator_url: self.control_url.clone().unwrap_or_else(default),
+            otlp: (!self.sidecar_otlp_endpoint.is_empty()).then(|| OtlpSettings {
+                endpoint: self.sidecar_otlp_endpoint.clone(),
+                protocol: self.sidecar_otlp_protocol.clone(),
+                sample_ratio: self.sidecar_otlp_sample_ratio,
+            }),
         }
     }
 }
@@ -157,6 +178,7 @@ mod tests {
         let Command::Run(run) = args.command else { panic!("the run command") };
         let url = run.sidecar().operator_url;
         assert_eq!(url, "https://keeper.spend.svc:9443");
+        assert!(run.sidecar().otlp.is_none(), "nobody is told of calls unless an address is given");
         assert!(run.certificates().names.iter().any(|name| url.contains(&format!("//{name}:"))));
     }
 }

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::call::Settings;
 use super::refusal::Refusal;
+use super::telemetry::Trace;
 use crate::core::dimensions::{Dimension, DimensionPolicy, Dimensions};
 use crate::llm::address::{percent_decoded, recognise};
 use crate::llm::{self, Addressed, ErrorKind};
@@ -69,6 +70,8 @@ pub struct Admitted {
     pub started: Instant,
     /// Unix milliseconds.
     pub started_at_ms: i64,
+    /// `None` where the call is not to be recorded.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// Reads a request for a model.
@@ -94,7 +97,7 @@ where
     let dimensions = dimensions(policy, &parts.headers);
     clean(&mut parts.headers);
     let query = parts.uri.query().map(str::to_owned);
-    Ok(Admitted { request, dimensions, headers: parts.headers, query, started, started_at_ms })
+    Ok(Admitted { request, dimensions, headers: parts.headers, query, started, started_at_ms, trace: None })
 }
 
 /// The whole body, unless it is too large or too slow.

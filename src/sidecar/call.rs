@@ -17,6 +17,7 @@ use super::refusal::{Refusal, RefusalLog};
 use super::reserve::{self, Refused};
 use super::route::{self, Plan};
 use super::settle::Accounts;
+use super::telemetry::Telemetry;
 use super::upstream::Upstream;
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
@@ -24,6 +25,7 @@ use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::route::Choice;
 use crate::core::usage::Usage;
+use crate::llm::ErrorKind;
 
 /// What every call needs.
 pub struct Sidecar {
@@ -33,6 +35,7 @@ pub struct Sidecar {
     pub refusal_log: RefusalLog,
     pub upstream: Upstream,
     pub settings: Settings,
+    pub telemetry: Telemetry,
 }
 
 /// What the command line sets.
@@ -77,6 +80,7 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
                     tracing::info!(code, model, unsaid, "a call was refused: {}", refusal.message);
                     sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
                 }
+                tell_of_refusal(&snapshot, &call, refusal.kind);
                 sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
                 refusal.into_response(protocol)
             }
@@ -122,6 +126,13 @@ async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitte
 
 fn cheaper(sidecar: &Sidecar, plan: &Plan<'_>, tier: Tier) -> Option<VecDeque<crate::core::route::Candidate>> {
     plan.below(tier, sidecar.healthy()).map(|Choice { candidates, .. }| candidates.into())
+}
+
+/// Tells the collector, if there is one, of a call that did not go upstream.
+pub fn tell_of_refusal(snapshot: &Snapshot, call: &Admitted, kind: ErrorKind) {
+    if let Some(trace) = &call.trace {
+        trace.refused(&refused(snapshot, call, kind.status()), call.request.protocol(), kind);
+    }
 }
 
 /// The record of a call that did not go upstream.

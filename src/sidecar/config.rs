@@ -160,6 +160,12 @@ impl Endpoint {
         })
     }
 
+    /// Host and port.
+    pub fn server(&self) -> (String, u16) {
+        let usual = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
+        (self.authority.host().to_owned(), self.authority.port_u16().unwrap_or(usual))
+    }
+
     /// The endpoint with a path (which starts with a slash) and a query after it.
     pub fn join(&self, path: &str, query: Option<&str>) -> Result<Uri, http::Error> {
         let path_and_query = match query {

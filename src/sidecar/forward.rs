@@ -8,14 +8,16 @@ use http_body_util::{Either, Full};
 
 use super::admit::{Admitted, remove_hop_by_hop, text_of};
 use super::body::{BodyError, ProxyBody};
-use super::call::{Sidecar, blank};
+use super::call::{Sidecar, blank, tell_of_refusal};
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::Signed;
 use super::meter::{self, Metering, Patience};
 use super::refusal::Refusal;
 use super::reserve::{Reserved, WorstCase};
 use super::route::{Outgoing, Plan};
-use super::settle::{Ending, OpenCall};
+use super::settle::{Ending, OpenCall, Tried};
+use super::telemetry::Trace;
+use super::telemetry::span::Attempted;
 use super::upstream::{Answer, SendError, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::limit::LimitKey;
@@ -49,15 +51,30 @@ pub async fn attempt(
     };
     let asked = call.request.protocol();
     let unusable = |message: String| Attempt::Failed(Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(asked));
-    let request = match request(call, &outgoing, provider, backend, model, &worst, sidecar.accounts.clock.unix_ms()) {
+    let streamed = outgoing.request.stream();
+    let attempted = |trace: &Trace| {
+        let server = backend.endpoint.server();
+        trace.attempt(Attempted { provider, server, max_tokens: worst.cap, choices: worst.choices, streamed })
+    };
+    let span = call.trace.as_deref().map(attempted);
+    let told = |headers: &mut HeaderMap| {
+        if let Some(span) = &span {
+            span.propagate(headers);
+        }
+    };
+    let request = match request(call, &outgoing, provider, (backend, model), worst.cap, told, sidecar.accounts.clock.unix_ms()) {
         Ok(request) => request,
-        Err(error) => return unusable(format!("the request cannot be made: {error}")),
+        Err(error) => {
+            tell_of_refusal(snapshot, call, ErrorKind::UpstreamUnreachable);
+            return unusable(format!("the request cannot be made: {error}"));
+        }
     };
     let mut draft = draft(snapshot, call, plan, candidate, &worst);
     draft.reserved = reservation.amount();
-    let open = match reservation.open(draft, call.started) {
+    let open = match reservation.open(draft, call.started, Tried { provider, streamed, span }) {
         Ok(open) => open,
         Err(error) => {
+            tell_of_refusal(snapshot, call, ErrorKind::LedgerUnavailable);
             let message = format!("the call cannot be accounted for, so it is not made: {error}");
             return Attempt::Failed(Refusal::passing(ErrorKind::LedgerUnavailable, message).into_response(asked));
         }
@@ -183,21 +200,22 @@ fn request(
     call: &Admitted,
     outgoing: &Outgoing<'_>,
     provider: Provider,
-    backend: &ReadyBackend,
-    model: &Model,
-    worst: &WorstCase,
+    (backend, model): (&ReadyBackend, &Model),
+    cap: u64,
+    told: impl FnOnce(&mut HeaderMap),
     now_ms: i64,
 ) -> Result<Request<UpstreamBody>, BodyError> {
     let asked = &outgoing.request;
     let body = asked.rewrite(&Rewrite {
         model: Some(model.name.clone()),
-        max_output: Some(worst.cap),
+        max_output: Some(cap),
         include_usage: asked.stream() && !asked.wants_usage(),
     });
     // The query belongs to the caller's format.
     let query = call.query.as_deref().filter(|_| outgoing.translation.is_none());
     let uri = backend.uri(provider, asked.addressed(), &model.name, query)?;
     let mut headers = call.headers.clone();
+    told(&mut headers);
     if let Some(translation) = &outgoing.translation {
         translation.headers(&mut headers);
     }

@@ -7,26 +7,47 @@ use prometheus::{
     Counter, CounterVec, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use super::settle::Tried;
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::metric::{Declaration, Kind, declare};
 use crate::core::money::PicoUsd;
 
-const CALL: &[&str] = &["gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model", "outcome"];
+/// A call: what was asked of whom. `gen_ai_provider_name` is who a backend's provider is to OpenTelemetry; the backend itself has a
+/// label of its own.
+const CALL: &[&str] =
+    &["gen_ai_operation_name", "gen_ai_provider_name", "spendkeeper_backend", "gen_ai_request_model", "gen_ai_response_model", "outcome"];
 
 const DURATION: Declaration =
     declare("gen_ai_client_operation_duration_seconds", Kind::Histogram, CALL, "From the request's arrival to the answer's last byte.");
-const FIRST_BYTE: Declaration =
-    declare("gen_ai_server_time_to_first_token_seconds", Kind::Histogram, CALL, "From the request's arrival to the answer's first byte.");
+const FIRST_BYTE: Declaration = declare(
+    "gen_ai_client_operation_time_to_first_chunk_seconds",
+    Kind::Histogram,
+    CALL,
+    "From a streamed request's arrival to the answer's first byte.",
+);
+const TOKEN_USAGE: Declaration = declare(
+    "gen_ai_client_token_usage",
+    Kind::Histogram,
+    &[
+        "gen_ai_operation_name",
+        "gen_ai_provider_name",
+        "spendkeeper_backend",
+        "gen_ai_request_model",
+        "gen_ai_response_model",
+        "gen_ai_token_type",
+    ],
+    "Tokens of each call: input, of every kind, and output.",
+);
 const TOKENS: Declaration = declare(
-    "gen_ai_client_token_usage_total",
+    "spendkeeper_sidecar_tokens_total",
     Kind::Counter,
-    &["gen_ai_provider_name", "gen_ai_response_model", "gen_ai_token_type"],
-    "Tokens charged, by meter.",
+    &["gen_ai_provider_name", "spendkeeper_backend", "gen_ai_response_model", "meter"],
+    "Tokens charged, by meter; each is in one of them.",
 );
 const COST: Declaration = declare(
     "spendkeeper_sidecar_cost_usd_total",
     Kind::Counter,
-    &["gen_ai_provider_name", "gen_ai_response_model"],
+    &["gen_ai_provider_name", "spendkeeper_backend", "gen_ai_response_model"],
     "US dollars charged; the ledger has the exact figure.",
 );
 const REFUSALS: Declaration = declare("spendkeeper_sidecar_refusals_total", Kind::Counter, &["reason"], "Calls refused, by reason.");
@@ -46,14 +67,24 @@ const SHARED_BYTES: Declaration =
 const UNMETERED: Declaration = declare(
     "spendkeeper_sidecar_unmetered_requests_total",
     Kind::Counter,
-    &["gen_ai_provider_name", "charge"],
+    &["spendkeeper_backend", "charge"],
     "Requests passed on to a provider that are no model calls, by whether what they were charged is known.",
 );
 
+const SPANS_EXPORTED: Declaration =
+    declare("spendkeeper_sidecar_spans_exported_total", Kind::Counter, &[], "Spans that the OpenTelemetry collector has taken.");
+const SPANS_DROPPED: Declaration = declare(
+    "spendkeeper_sidecar_spans_dropped_total",
+    Kind::Counter,
+    &["reason"],
+    "Spans that no collector got: queue_full, undelivered after several tries, or rejected.",
+);
+
 /// Every metric of a sidecar.
-pub const DECLARATIONS: [Declaration; 13] = [
+pub const DECLARATIONS: [Declaration; 16] = [
     DURATION,
     FIRST_BYTE,
+    TOKEN_USAGE,
     TOKENS,
     COST,
     REFUSALS,
@@ -65,16 +96,22 @@ pub const DECLARATIONS: [Declaration; 13] = [
     GENERATION,
     SHARED_BYTES,
     UNMETERED,
+    SPANS_EXPORTED,
+    SPANS_DROPPED,
 ];
 
-/// Seconds; a model's answer takes from tens of milliseconds to minutes.
-const DURATIONS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Seconds, as the conventions have it, and on to minutes.
+const DURATIONS: [f64; 16] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68];
+/// Tokens, as the conventions have it.
+const TOKEN_COUNTS: [f64; 14] =
+    [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
 
 /// The metrics, registered.
 pub struct Metrics {
     registry: Registry,
     duration: HistogramVec,
     first_byte: HistogramVec,
+    token_usage: HistogramVec,
     tokens: IntCounterVec,
     cost: CounterVec,
     pub refusals: IntCounterVec,
@@ -86,6 +123,8 @@ pub struct Metrics {
     pub policy_generation: IntGauge,
     shared_bytes: Counter,
     unmetered: IntCounterVec,
+    pub spans_exported: IntCounter,
+    pub spans_dropped: IntCounterVec,
 }
 
 impl Metrics {
@@ -93,13 +132,14 @@ impl Metrics {
         let registry = Registry::new();
         let counters = |of: Declaration| register(&registry, IntCounterVec::new(Opts::new(of.name, of.help), of.labels));
         let gauge = |of: Declaration| register(&registry, IntGauge::new(of.name, of.help));
-        let histogram = |of: Declaration| {
-            let options = HistogramOpts::new(of.name, of.help).buckets(DURATIONS.to_vec());
+        let histogram = |of: Declaration, buckets: &[f64]| {
+            let options = HistogramOpts::new(of.name, of.help).buckets(buckets.to_vec());
             register(&registry, HistogramVec::new(options, of.labels))
         };
         Metrics {
-            duration: histogram(DURATION),
-            first_byte: histogram(FIRST_BYTE),
+            duration: histogram(DURATION, &DURATIONS),
+            first_byte: histogram(FIRST_BYTE, &DURATIONS),
+            token_usage: histogram(TOKEN_USAGE, &TOKEN_COUNTS),
             tokens: counters(TOKENS),
             cost: register(&registry, CounterVec::new(Opts::new(COST.name, COST.help), COST.labels)),
             refusals: counters(REFUSALS),
@@ -111,31 +151,36 @@ impl Metrics {
             policy_generation: gauge(GENERATION),
             shared_bytes: register(&registry, Counter::new(SHARED_BYTES.name, SHARED_BYTES.help)),
             unmetered: counters(UNMETERED),
+            spans_exported: register(&registry, IntCounter::new(SPANS_EXPORTED.name, SPANS_EXPORTED.help)),
+            spans_dropped: counters(SPANS_DROPPED),
             registry,
         }
     }
 
-    /// A call has ended, whichever way.
-    pub fn call_ended(&self, record: &CallRecord) {
-        match record.kind {
-            CallKind::Model { .. } => {}
+    /// A call has ended, whichever way; `tried` when it went to a model.
+    pub fn call_ended(&self, record: &CallRecord, tried: Option<&Tried>) {
+        let protocol = match record.kind {
+            CallKind::Model { protocol } => protocol,
             CallKind::Shared => return self.shared_bytes.inc_by(record.bytes as f64),
             CallKind::Unmetered => {
                 let charged = if record.unpriced { "unknown" } else { "known" };
                 return self.unmetered.with_label_values(&[record.backend.as_str(), charged]).inc();
             }
-        }
-        if record.outcome == CallOutcome::Refused {
-            return;
-        }
+        };
+        let Some(tried) = tried.filter(|_| record.outcome != CallOutcome::Refused) else { return };
+        let (operation, provider) = (protocol.operation(), tried.provider.name());
         let (backend, model) = (record.backend.as_str(), record.model.as_str());
         // An alias or a model of the route: a name that no route offers never gets this far.
-        let call = [backend, record.requested_model.as_str(), model, record.outcome.name()];
+        let asked = record.requested_model.as_str();
+        let call = [operation, provider, backend, asked, model, record.outcome.name()];
         self.duration.with_label_values(&call).observe(record.duration_ms as f64 / 1e3);
-        if let Some(ms) = record.time_to_first_byte_ms {
+        if let Some(ms) = record.time_to_first_byte_ms.filter(|_| tried.streamed) {
             self.first_byte.with_label_values(&call).observe(ms as f64 / 1e3);
         }
         let usage = record.usage;
+        for (kind, tokens) in [("input", usage.total_input()), ("output", usage.total_output())].into_iter().filter(|(_, n)| *n > 0) {
+            self.token_usage.with_label_values(&[operation, provider, backend, asked, model, kind]).observe(tokens as f64);
+        }
         let meters = [
             ("input", usage.input),
             ("cached_read", usage.cached_read),
@@ -143,9 +188,9 @@ impl Metrics {
             ("output", usage.output),
         ];
         for (meter, tokens) in meters.into_iter().filter(|(_, tokens)| *tokens > 0) {
-            self.tokens.with_label_values(&[backend, model, meter]).inc_by(tokens);
+            self.tokens.with_label_values(&[provider, backend, model, meter]).inc_by(tokens);
         }
-        self.cost.with_label_values(&[backend, model]).inc_by(usd(record.cost));
+        self.cost.with_label_values(&[provider, backend, model]).inc_by(usd(record.cost));
     }
 
     /// The text of `/metrics`.

@@ -16,7 +16,7 @@
 //! Around them: [`config`] holds the policy in force, [`leases`] and [`source`] the money, [`journal`] and [`reporter`] what
 //! must not be lost, [`health`] what is known of backends, [`shared`], [`passthrough`] and
 //! [`outcomes`] the calls that are not to models;
-//! [`start`] puts them together.
+//! [`telemetry`] tells an OpenTelemetry collector of each call, if there is one; [`start`] puts them together.
 
 pub mod admin;
 pub mod admit;
@@ -44,5 +44,6 @@ pub mod settle;
 pub mod shared;
 pub mod source;
 pub mod start;
+pub mod telemetry;
 pub mod upstream;
 pub mod watch;

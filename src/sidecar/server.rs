@@ -7,7 +7,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::admit::{Target, admit, target};
+use super::admit::{Admitted, Target, admit, target};
 use super::body::ProxyBody;
 use super::call::{Sidecar, make};
 use super::config::Snapshot;
@@ -26,9 +26,13 @@ pub async fn handle(sidecar: Arc<Sidecar>, request: Request<Incoming>) -> Respon
         Target::Model(addressed) => {
             let protocol = addressed.protocol;
             let now_ms = sidecar.accounts.clock.unix_ms();
+            let trace = sidecar.telemetry.arrived(request.headers());
             match admit(addressed, request, &snapshot.policy.dimensions, &sidecar.settings, now_ms).await {
-                Ok(call) => make(sidecar, snapshot, call).await,
+                Ok(call) => make(sidecar, snapshot, Admitted { trace, ..call }).await,
                 Err(refusal) => {
+                    if let Some(trace) = trace {
+                        trace.unread(protocol, refusal.kind, &snapshot.policy.origin);
+                    }
                     sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
                     refusal.into_response(protocol)
                 }

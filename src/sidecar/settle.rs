@@ -10,12 +10,14 @@ use super::clock::{Clock, elapsed_ms};
 use super::journal::{Journal, JournalError, Line};
 use super::leases::Leases;
 use super::metrics::Metrics;
+use super::telemetry::Attempt;
 use crate::channel::message::Reported;
 use crate::core::amount::Amount;
 use crate::core::call::{CallOutcome, CallRecord};
 use crate::core::lease::LeaseId;
 use crate::core::limit::LimitKey;
 use crate::core::money::PicoUsd;
+use crate::core::policy::Provider;
 use crate::core::usage::Usage;
 
 /// Where money is drawn from and ends are written to.
@@ -29,7 +31,7 @@ pub struct Accounts {
 impl Accounts {
     /// Writes the record of a call that never went upstream, or that draws on nothing.
     pub fn record(&self, record: CallRecord, unleased: Vec<LimitKey>) {
-        self.metrics.call_ended(&record);
+        self.metrics.call_ended(&record, None);
         let line = Line::Reported(Reported::Settled { record: Arc::new(record), lease: None, unleased });
         if let Err(error) = self.journal.append(vec![line]) {
             tracing::error!(%error, "the record of a call is lost");
@@ -60,7 +62,7 @@ impl Reservation {
     ///
     /// # Errors
     /// When that cannot be noted; then the call must not be made, and the money is free again.
-    pub fn open(mut self, draft: CallRecord, started: Instant) -> Result<OpenCall, JournalError> {
+    pub fn open(mut self, draft: CallRecord, started: Instant, tried: Tried) -> Result<OpenCall, JournalError> {
         let draft = Arc::new(draft);
         self.accounts.journal.opened(Arc::clone(&draft), self.lease.as_ref(), &self.unleased)?;
         self.accounts.metrics.calls_open.inc();
@@ -70,6 +72,7 @@ impl Reservation {
             unleased: std::mem::take(&mut self.unleased),
             held: self.amount,
             draft: Some(draft),
+            tried,
             started,
             first_byte_ms: None,
             bytes: 0,
@@ -94,9 +97,18 @@ pub struct OpenCall {
     held: Amount,
     /// `None` once it is settled.
     draft: Option<Arc<CallRecord>>,
+    tried: Tried,
     started: Instant,
     first_byte_ms: Option<i64>,
     bytes: u64,
+}
+
+/// What is known of a call that goes upstream, beside its record.
+pub struct Tried {
+    pub provider: Provider,
+    pub streamed: bool,
+    /// `None` where the call is not to be recorded.
+    pub span: Option<Box<Attempt>>,
 }
 
 /// How a call ended.
@@ -179,7 +191,10 @@ impl OpenCall {
         }
         let cost = record.amount();
         self.accounts.metrics.calls_open.dec();
-        self.accounts.metrics.call_ended(&record);
+        self.accounts.metrics.call_ended(&record, Some(&self.tried));
+        if let Some(span) = &self.tried.span {
+            span.ended(&record, ending.charge.is_some());
+        }
         if !reserved.covers(&cost) && self.lease.is_some() {
             tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than its worst case; all of it is charged");
             self.accounts.metrics.overruns.inc();

@@ -15,6 +15,7 @@ use super::metrics::Metrics;
 use super::refusal::RefusalLog;
 use super::settle::Accounts;
 use super::source::{LeaseSource, SourceError};
+use super::telemetry::{Target, Telemetry};
 use super::upstream::Upstream;
 use super::{admin, listen, outcomes, reporter};
 use crate::core::amount::Amount;
@@ -23,6 +24,8 @@ use crate::ledger::Decision;
 
 /// How long the last reports may take at the end.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
+/// How long the last spans may take after them.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -34,6 +37,8 @@ pub struct Parts {
     pub upstream: Upstream,
     pub settings: Settings,
     pub clock: Clock,
+    /// Where calls are told of, if anywhere.
+    pub collector: Option<Target>,
 }
 
 /// Puts a sidecar together and cleans up after the process before it.
@@ -41,13 +46,15 @@ pub struct Parts {
 /// # Errors
 /// When the journal cannot be written.
 pub fn assemble(parts: Parts) -> Result<Arc<Sidecar>, JournalError> {
-    let Parts { source, journal, in_force, upstream, settings, clock } = parts;
+    let Parts { source, journal, in_force, upstream, settings, clock, collector } = parts;
     recover(&journal, &source)?;
     tokio::spawn(reporter::run(Arc::clone(&journal), Arc::clone(&source)));
     let metrics = Arc::new(Metrics::new());
     let leases = Leases::new(source, Arc::clone(&journal), Arc::clone(&metrics), clock);
     let accounts = Arc::new(Accounts { leases, journal, metrics, clock });
-    Ok(Arc::new(Sidecar { accounts, in_force, health: Health::default(), refusal_log: RefusalLog::default(), upstream, settings }))
+    let telemetry = Telemetry::start(collector, &accounts.metrics);
+    let (health, refusal_log) = (Health::default(), RefusalLog::default());
+    Ok(Arc::new(Sidecar { accounts, in_force, health, refusal_log, upstream, settings, telemetry }))
 }
 
 /// What the process before left behind: calls whose end nobody saw are charged as reserved, and its leases go back.
@@ -111,6 +118,7 @@ pub async fn run(sidecar: Arc<Sidecar>, proxy: TcpListener, admin: Option<TcpLis
     keeper.abort();
     outcomes::scrape_once(&sidecar).await;
     end(&sidecar).await;
+    sidecar.telemetry.flush(LAST_SPANS).await;
 }
 
 async fn end(sidecar: &Sidecar) {

@@ -23,6 +23,7 @@ use spendkeeper::sidecar::file;
 use spendkeeper::sidecar::journal::Journal;
 use spendkeeper::sidecar::source::LocalSource;
 use spendkeeper::sidecar::start::{Parts, assemble, run};
+use spendkeeper::sidecar::telemetry::{self, Target};
 use spendkeeper::sidecar::upstream::Upstream;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -73,6 +74,11 @@ pub struct Bench {
 
 impl Bench {
     pub async fn start(policy: &str) -> Bench {
+        Bench::telling(policy, None).await
+    }
+
+    /// A sidecar that tells a collector of its calls.
+    pub async fn telling(policy: &str, collector: Option<telemetry::Settings>) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("policy.yaml");
         std::fs::write(&config, policy).unwrap();
@@ -93,7 +99,8 @@ impl Bench {
         };
         let journal = Arc::new(Journal::open(&directory.path().join("journal")).unwrap());
         let upstream = Upstream::new(None).unwrap();
-        let sidecar = assemble(Parts { source: Arc::new(source), journal, in_force, upstream, settings, clock }).unwrap();
+        let collector = collector.map(|settings| Target::new(settings, &upstream).unwrap());
+        let sidecar = assemble(Parts { source: Arc::new(source), journal, in_force, upstream, settings, clock, collector }).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

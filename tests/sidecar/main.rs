@@ -5,4 +5,5 @@ mod budgets;
 mod provider;
 mod recovery;
 mod robust;
+mod telemetry;
 mod wire;

@@ -114,7 +114,7 @@ async fn what_is_no_model_call_passes_with_the_backends_credential_and_is_counte
     assert_eq!((answer.status, answer.text.as_str()), (200, "a shared service"));
     assert_eq!(provider.calls(), 1);
     let text = String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
-    let counted = r#"spendkeeper_sidecar_unmetered_requests_total{charge="known",gen_ai_provider_name="one"} 1"#;
+    let counted = r#"spendkeeper_sidecar_unmetered_requests_total{charge="known",spendkeeper_backend="one"} 1"#;
     assert!(text.contains(counted), "{text}");
     // A batch may cost anything, and this budget lets nothing through that has no price.
     let answer = Answer::of(bench.client.request(request(Method::POST, "/v1/batches")).await.unwrap()).await;
@@ -128,7 +128,7 @@ async fn a_budget_that_allows_what_has_no_price_lets_it_through_and_says_so() {
     let answer = Answer::of(bench.send("/v1/batches", &[], json!({})).await).await;
     assert_eq!((answer.status, provider.calls()), (200, 1), "{}", answer.text);
     let text = String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
-    assert!(text.contains(r#"charge="unknown",gen_ai_provider_name="one"} 1"#), "{text}");
+    assert!(text.contains(r#"charge="unknown",spendkeeper_backend="one"} 1"#), "{text}");
 }
 
 #[tokio::test]

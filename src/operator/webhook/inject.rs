@@ -43,6 +43,17 @@ pub struct SidecarSettings {
     pub memory_limit: String,
     /// `https://…:9443`, the control channel.
     pub operator_url: String,
+    /// `None`: no collector is told of calls.
+    pub otlp: Option<OtlpSettings>,
+}
+
+/// The OpenTelemetry collector of the sidecars.
+#[derive(Clone, Debug)]
+pub struct OtlpSettings {
+    /// `$(HOST_IP)` in it stands for the address of the pod's node, where a collector may be a DaemonSet's.
+    pub endpoint: String,
+    pub protocol: String,
+    pub sample_ratio: f64,
 }
 
 /// Why a pod cannot have a sidecar.
@@ -196,10 +207,7 @@ fn sidecar(settings: &SidecarSettings, ca: &str) -> Value {
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
         "restartPolicy": "Always",
-        "env": [
-            {"name": "SPENDKEEPER_OPERATOR", "value": settings.operator_url},
-            {"name": "SPENDKEEPER_CA", "value": ca},
-        ],
+        "env": environment(settings, ca),
         "ports": [{"name": "spend-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": {"httpGet": {"path": "/readyz", "port": ADMIN_PORT}, "periodSeconds": 1, "failureThreshold": 120},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": ADMIN_PORT}, "periodSeconds": 10, "failureThreshold": 3},
@@ -222,6 +230,21 @@ fn sidecar(settings: &SidecarSettings, ca: &str) -> Value {
             {"name": JOURNAL_VOLUME, "mountPath": "/var/lib/spendkeeper"},
         ],
     })
+}
+
+fn environment(settings: &SidecarSettings, ca: &str) -> Vec<Value> {
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value});
+    let mut environment = vec![variable("SPENDKEEPER_OPERATOR", &settings.operator_url), variable("SPENDKEEPER_CA", ca)];
+    if let Some(otlp) = &settings.otlp {
+        // Before the variable that refers to it.
+        if otlp.endpoint.contains("$(HOST_IP)") {
+            environment.push(json!({"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}));
+        }
+        environment.push(variable("SPENDKEEPER_OTLP_ENDPOINT", &otlp.endpoint));
+        environment.push(variable("SPENDKEEPER_OTLP_PROTOCOL", &otlp.protocol));
+        environment.push(variable("SPENDKEEPER_OTLP_SAMPLE_RATIO", &otlp.sample_ratio.to_string()));
+    }
+    environment
 }
 
 /// Points the SDKs of every container at the sidecar, except where the pod says otherwise.

@@ -8,6 +8,7 @@ fn settings() -> SidecarSettings {
         memory_request: "16Mi".into(),
         memory_limit: "64Mi".into(),
         operator_url: "https://spendkeeper-operator.spendkeeper-system.svc:9443".into(),
+        otlp: None,
     }
 }
 
@@ -163,4 +164,16 @@ fn a_refusal_names_what_is_wrong_and_the_remedy() {
         let message = refused(pod);
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
+}
+
+#[test]
+fn a_sidecar_is_told_of_the_collector_only_where_there_is_one() {
+    let environment = |otlp: Option<OtlpSettings>| environment(&SidecarSettings { otlp, ..settings() }, "CA");
+    assert!(!environment(None).iter().any(|variable| variable["name"].as_str().is_some_and(|name| name.contains("OTLP"))));
+    let otlp = OtlpSettings { endpoint: "http://$(HOST_IP):4317".into(), protocol: "grpc".into(), sample_ratio: 0.25 };
+    let variables = environment(Some(otlp));
+    let position = |name: &str| variables.iter().position(|variable| variable["name"] == name).expect("it is set");
+    // Kubernetes puts in only what stands before.
+    assert!(position("HOST_IP") < position("SPENDKEEPER_OTLP_ENDPOINT"));
+    assert_eq!(variables[position("SPENDKEEPER_OTLP_SAMPLE_RATIO")]["value"], "0.25");
 }
