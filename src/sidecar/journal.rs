@@ -61,6 +61,7 @@ pub struct Batch {
 pub struct Journal {
     inner: Mutex<Inner>,
     written: Notify,
+    hurried: Notify,
     acknowledged: watch::Sender<Position>,
 }
 
@@ -90,6 +91,7 @@ impl Journal {
         Ok(Journal {
             inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, state, given_back }),
             written: Notify::new(),
+            hurried: Notify::new(),
             acknowledged: watch::channel(from).0,
         })
     }
@@ -202,6 +204,16 @@ impl Journal {
     /// Waits until something was written since this was last called.
     pub async fn written(&self) {
         self.written.notified().await;
+    }
+
+    /// Somebody waits until what is written is reported.
+    pub fn hurry(&self) {
+        self.hurried.notify_one();
+    }
+
+    /// Waits until somebody waits.
+    pub async fn hurried(&self) {
+        self.hurried.notified().await;
     }
 
     /// Up to where everything was reported.

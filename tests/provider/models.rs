@@ -106,7 +106,11 @@ pub static MODELS: [Model; 15] = [
 ];
 
 pub fn of_vendor(vendor: Vendor) -> impl Iterator<Item = &'static Model> {
-    MODELS.iter().chain(&crate::openai::prices::MORE_MODELS).chain(&crate::gemini::prices::MODELS).filter(move |model| model.vendor == vendor)
+    MODELS
+        .iter()
+        .chain(&crate::openai::prices::MORE_MODELS)
+        .chain(&crate::gemini::prices::MODELS)
+        .filter(move |model| model.vendor == vendor)
 }
 
 pub fn find(vendor: Vendor, name: &str) -> Option<&'static Model> {

@@ -1,5 +1,7 @@
 //! Reports: opening and settling calls, giving leases back, outcomes, and the end of a holder.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::row::{self, LeaseLimit};
@@ -15,11 +17,14 @@ const REMEMBER_MS: i64 = 24 * 3_600_000;
 /// Applies a holder's entries in order; see [`crate::ledger::Ledger::report`].
 pub fn report(connection: &Connection, holder: &HolderId, entries: &[Entry], now_ms: i64) -> Result<(), LedgerError> {
     let now_ms = row::ledger_time(connection, now_ms)?;
+    let mut limits = Limits::default();
     for entry in entries {
         match entry {
             Entry::Opened { call, lease: Some(lease), reserved, .. } => open(connection, holder, call, lease, *reserved)?,
             Entry::Opened { lease: None, .. } => {}
-            Entry::Settled { record, lease, unleased } => settle(connection, holder, record, lease.as_ref(), unleased, now_ms)?,
+            Entry::Settled { record, lease, unleased } => {
+                settle(connection, &mut limits, holder, record, (lease.as_ref(), unleased), now_ms)?
+            }
             Entry::GivenBack { lease, seq, amount } => give_back(connection, holder, lease, *seq, *amount, now_ms)?,
             Entry::Outcome { id, outcome, count, origin, dimensions, at_ms: _ } => {
                 let mut statement =
@@ -73,12 +78,25 @@ fn lower(connection: &Connection, call: &CallId, reserved: Amount) -> Result<(),
     Ok(())
 }
 
+/// The limits of the leases that a report speaks of, read once: they stay as they are while a lease is remembered.
+#[derive(Default)]
+struct Limits(HashMap<LeaseId, Vec<LeaseLimit>>);
+
+impl Limits {
+    fn of(&mut self, connection: &Connection, lease: &LeaseId) -> Result<&[LeaseLimit], LedgerError> {
+        if !self.0.contains_key(lease) {
+            self.0.insert(lease.clone(), row::limits_of(connection, &lease.0)?);
+        }
+        Ok(&self.0[lease])
+    }
+}
+
 fn settle(
     connection: &Connection,
+    limits: &mut Limits,
     holder: &HolderId,
     record: &CallRecord,
-    lease: Option<&LeaseId>,
-    unleased: &[LimitTerms],
+    (lease, unleased): (Option<&LeaseId>, &[LimitTerms]),
     now_ms: i64,
 ) -> Result<(), LedgerError> {
     connection.prepare_cached("DELETE FROM open_calls WHERE call = ?1")?.execute([&record.id.0])?;
@@ -89,7 +107,7 @@ fn settle(
         None => {
             if let Some(lease) = lease {
                 draw(connection, holder, lease, amount, now_ms)?;
-                for limit in row::limits_of(connection, &lease.0)? {
+                for limit in limits.of(connection, lease)? {
                     row::charge(connection, &limit.key, limit.bucket(now_ms), amount.in_unit(limit.unit))?;
                 }
             }
