@@ -3,8 +3,8 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-conformance test-api test-e2e lint lint-chart generate build bench-proxy bench-ledger \
-  bench-accounting
+.PHONY: help demo demo-down test test-unit test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
+  bench-ledger bench-accounting
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -61,12 +61,23 @@ generate: ## Write crds/ and docs/reference/ from the Rust types
 build: ## The release binaries, linked statically
 	tests/cluster/release
 
-# As `tests/cluster/release` builds, so that what is measured is what is released.
-bench-proxy: ## The sidecar beside nginx and beside no proxy, in target/bench/proxy.json
-	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --locked --target x86_64-unknown-linux-gnu --bench proxy
+# As `tests/cluster/release` builds, so that what is measured is what is released; on two CPUs, whatever the machine has.
+BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu
+bench-proxy bench-ledger: export RUSTFLAGS = -C target-feature=+crt-static
+bench-proxy profile-proxy: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = taskset -c 0,1
+
+bench-proxy: ## The sidecar beside other proxies and beside none, in target/bench/*.json (ONLY: names of shapes and tables)
+	$(BENCH) --bench proxy -- $(ONLY)
+
+# With frame pointers and line tables, in a folder of its own: what is released has neither.
+profile-proxy: export RUSTFLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes
+profile-proxy: export CARGO_PROFILE_RELEASE_DEBUG = 1
+profile-proxy: export CARGO_PROFILE_RELEASE_STRIP = none
+profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes)
+	$(BENCH) --target-dir target/profile --bench proxy -- --profile $(ONLY)
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
-	RUSTFLAGS="-C target-feature=+crt-static" cargo bench --locked --target x86_64-unknown-linux-gnu --bench ledger
+	$(BENCH) --bench ledger
 
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json

@@ -64,12 +64,23 @@ impl Row {
 
 /// Median and, in brackets, the least and the most.
 fn in_words(Figure { min, median, max }: Figure) -> String {
-    let digits = usize::from(median.abs() < 100.0);
+    let digits = digits(median);
     if min < max { format!("{median:.digits$} [{min:.digits$} {max:.digits$}]") } else { format!("{median:.digits$}") }
 }
 
+/// As many digits after the point as make three in all.
+fn digits(value: f64) -> usize {
+    match value.abs() {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    }
+}
+
+/// Finer than it is printed.
 fn rounded(value: f64) -> Value {
-    ((value * 10.0).round() / 10.0).into()
+    let scale = if value.abs() < 10.0 { 1e3 } else { 10.0 };
+    ((value * scale).round() / scale).into()
 }
 
 /// Prints rows that have the same columns.

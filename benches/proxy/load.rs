@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::provider::{PATH, STREAMED_PREFIX};
+use super::provider::{API_KEY, Answer, PATH, STAMP, STAMP_DIGITS, TEXT_EVENTS, stamp};
 
 /// What the calls of a measurement have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,145 +19,270 @@ pub struct Shape {
     pub connections: usize,
     /// Bytes of the request's body.
     pub body: usize,
-    pub stream: bool,
+    pub answer: Answer,
+}
+
+impl Shape {
+    /// Such as `1024/whole/16`.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.body, self.answer.name(), self.connections)
+    }
+
+    /// The request, head and body; `headers` are whole lines that the target wants besides.
+    pub fn request(&self, headers: &str) -> Bytes {
+        let members = self.answer.members();
+        let head = format!(r#"{{{members}"model":"bench-model","max_completion_tokens":256,"messages":[{{"role":"user","content":""#);
+        let tail = "\"}]}";
+        let prose = "The train was late again, and nobody on the platform knew why it had been. ";
+        let text: String = prose.chars().cycle().take(self.body.saturating_sub(head.len() + tail.len())).collect();
+        let body = format!("{head}{text}{tail}");
+        Bytes::from(format!(
+            "POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer {API_KEY}\r\n\
+             user-agent: bench\r\naccept: */*\r\n{headers}content-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+}
+
+/// Where calls go.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    pub address: SocketAddr,
+    pub headers: String,
+}
+
+/// Lengths of time, in order.
+pub struct Durations(Vec<Duration>);
+
+impl Durations {
+    pub fn of(mut durations: Vec<Duration>) -> Result<Durations> {
+        ensure!(!durations.is_empty(), "nothing was answered while it was measured");
+        durations.sort_unstable();
+        Ok(Durations(durations))
+    }
+
+    /// In microseconds, what so many of a hundred do not exceed.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let index = (self.0.len() * percent).div_ceil(100).clamp(1, self.0.len()) - 1;
+        self.0[index].as_secs_f64() * 1e6
+    }
 }
 
 /// One repetition.
 pub struct Sample {
     /// Calls a second.
     pub rate: f64,
-    /// Of every call, in order of length.
-    latencies: Vec<Duration>,
-}
-
-impl Sample {
-    /// Calls that were measured.
-    pub fn calls(&self) -> usize {
-        self.latencies.len()
-    }
-
-    /// The latency, in microseconds, that so many of a hundred calls do not exceed.
-    pub fn percentile(&self, percent: usize) -> f64 {
-        let index = (self.latencies.len() * percent).div_ceil(100).clamp(1, self.latencies.len()) - 1;
-        self.latencies[index].as_secs_f64() * 1e6
-    }
-}
-
-impl Shape {
-    /// Such as `1024/whole/16`.
-    pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.body, if self.stream { "stream" } else { "whole" }, self.connections)
-    }
-
-    /// The request, head and body.
-    pub fn request(&self) -> Bytes {
-        let stream = if self.stream { STREAMED_PREFIX } else { "{" };
-        let head = format!(r#"{stream}"model":"bench-model","max_completion_tokens":256,"messages":[{{"role":"user","content":""#);
-        let tail = "\"}]}";
-        let prose = "The train was late again, and nobody on the platform knew why it had been. ";
-        let text: String = prose.chars().cycle().take(self.body.saturating_sub(head.len() + tail.len())).collect();
-        let body = format!("{head}{text}{tail}");
-        Bytes::from(format!(
-            "POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer sk-bench\r\n\
-             user-agent: bench\r\naccept: */*\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        ))
-    }
+    /// Calls, those of the warm-up included.
+    pub calls: usize,
+    /// From the first byte sent to the last received.
+    pub latency: Durations,
+    /// From the first byte sent to the first of the answer's body.
+    pub first_byte: Durations,
 }
 
 /// Calls for `warm_up`, and then for `measured`.
 ///
 /// # Errors
 /// When a call is not answered as it should be.
-pub async fn run(address: SocketAddr, shape: Shape, warm_up: Duration, measured: Duration) -> Result<Sample> {
-    let request = shape.request();
+pub async fn run(to: &Destination, shape: Shape, warm_up: Duration, measured: Duration) -> Result<Sample> {
+    let request = shape.request(&to.headers);
     let mut connections = Vec::with_capacity(shape.connections);
     for _ in 0..shape.connections {
-        connections.push(Connection::open(address).await?);
+        connections.push(Connection::open(to.address).await?);
     }
     let begin = Instant::now() + warm_up;
     let end = begin + measured;
     let callers: Vec<_> =
         connections.into_iter().map(|connection| tokio::spawn(connection.call_until(request.clone(), begin, end))).collect();
-    let mut latencies = Vec::new();
+    let (mut calls, mut latencies, mut first_bytes) = (0, Vec::new(), Vec::new());
     for caller in callers {
-        latencies.extend(caller.await??);
+        let (warming_up, timings) = caller.await??;
+        calls += warming_up + timings.len();
+        latencies.extend(timings.iter().map(|timing| timing.whole));
+        first_bytes.extend(timings.iter().map(|timing| timing.first_byte));
     }
-    let took = begin.elapsed();
-    latencies.sort_unstable();
-    Ok(Sample { rate: latencies.len() as f64 / took.as_secs_f64(), latencies })
+    let rate = latencies.len() as f64 / begin.elapsed().as_secs_f64();
+    Ok(Sample { rate, calls, latency: Durations::of(latencies)?, first_byte: Durations::of(first_bytes)? })
 }
 
 /// One call, and its answer as it came.
 ///
 /// # Errors
 /// When it is not answered as it should be.
-pub async fn once(address: SocketAddr, shape: Shape) -> Result<String> {
-    let mut connection = Connection::open(address).await?;
-    connection.call(&shape.request()).await?;
+pub async fn once(to: &Destination, shape: Shape) -> Result<String> {
+    let mut connection = Connection::open(to.address).await?;
+    connection.call(&shape.request(&to.headers)).await?;
     Ok(String::from_utf8_lossy(&connection.answer).into_owned())
 }
 
-struct Connection {
+/// How long the events of one repetition took from the provider to the caller.
+pub struct Delays {
+    pub delay: Durations,
+    /// Of a hundred events, those that came in one piece with an earlier one.
+    pub together: f64,
+}
+
+/// Paced streams, for `measured`.
+///
+/// # Errors
+/// When a call is not answered as it should be.
+pub async fn follow(to: &Destination, shape: Shape, measured: Duration) -> Result<Delays> {
+    let request = shape.request(&to.headers);
+    let mut followers = Vec::with_capacity(shape.connections);
+    for _ in 0..shape.connections {
+        let connection = Connection::open(to.address).await?;
+        followers.push(tokio::spawn(connection.follow_until(request.clone(), Instant::now() + measured)));
+    }
+    let (mut delays, mut together) = (Vec::new(), 0);
+    for follower in followers {
+        let (own, own_together) = follower.await??;
+        delays.extend(own);
+        together += own_together;
+    }
+    let together = 100.0 * f64::from(together) / delays.len().max(1) as f64;
+    Ok(Delays { delay: Durations::of(delays)?, together })
+}
+
+/// One call's.
+struct Timing {
+    first_byte: Duration,
+    whole: Duration,
+}
+
+/// A connection, and what came on it since the last request.
+pub struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> Result<Connection> {
+    pub async fn open(address: SocketAddr) -> Result<Connection> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("nothing listens on {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, answer: Vec::with_capacity(64 << 10) })
+        Ok(Connection { stream, answer: Vec::with_capacity(16 << 10) })
     }
 
-    /// The latencies of the calls that ended after `begin`; the last is the one that was under way at `end`, however long it took.
-    async fn call_until(mut self, request: Bytes, begin: Instant, end: Instant) -> Result<Vec<Duration>> {
-        let mut latencies = Vec::with_capacity(4096);
+    /// Calls before `begin`, and the times of those that ended later; the last is the one that was under way at `end`, however
+    /// long it took.
+    async fn call_until(mut self, request: Bytes, begin: Instant, end: Instant) -> Result<(usize, Vec<Timing>)> {
+        let (mut before, mut timings) = (0, Vec::with_capacity(4096));
         loop {
             let sent = Instant::now();
-            self.call(&request).await?;
+            let first_byte = self.call(&request).await? - sent;
             let answered = Instant::now();
-            if answered >= begin {
-                latencies.push(answered - sent);
+            if answered < begin {
+                before += 1;
+            } else {
+                timings.push(Timing { first_byte, whole: answered - sent });
             }
             if answered >= end {
-                return Ok(latencies);
+                return Ok((before, timings));
             }
         }
     }
 
-    async fn call(&mut self, request: &[u8]) -> Result<()> {
-        self.answer.clear();
-        self.stream.write_all(request).await?;
-        let (head, framing) = loop {
+    /// When the body's first byte was there.
+    async fn call(&mut self, request: &[u8]) -> Result<Instant> {
+        let (head, framing) = self.ask(request).await?;
+        while self.answer.len() == head {
             self.read().await?;
-            if let Some(head) = self.answer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break (head + 4, framing(&self.answer[..head])?);
-            }
-        };
+        }
+        let first_byte = Instant::now();
         while !framing.is_complete(&self.answer[head..]) {
             self.read().await?;
         }
-        Ok(())
+        Ok(first_byte)
+    }
+
+    /// Sends a request, and reads until the answer's head is there; where it ends, and how the body's end is known.
+    async fn ask(&mut self, request: &[u8]) -> Result<(usize, Framing)> {
+        self.answer.clear();
+        self.stream.write_all(request).await?;
+        loop {
+            self.read().await?;
+            if let Some(head) = memmem::find(&self.answer, b"\r\n\r\n") {
+                let framing = framing(&self.answer[..head]).with_context(|| String::from_utf8_lossy(&self.answer).into_owned())?;
+                return Ok((head + 4, framing));
+            }
+        }
     }
 
     async fn read(&mut self) -> Result<()> {
         ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection was closed within an answer");
         Ok(())
     }
+
+    /// Sends a request for a held stream and reads until `events` of it are there.
+    ///
+    /// # Errors
+    /// When it is not answered as it should be.
+    pub async fn begin(&mut self, request: &[u8], events: usize) -> Result<()> {
+        self.ask(request).await?;
+        while memmem::find_iter(&self.answer, b"data: ").count() < events {
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a stream that was [begun](Connection::begin) to its end.
+    ///
+    /// # Errors
+    /// When it does not end as it should.
+    pub async fn finish(mut self) -> Result<()> {
+        while !Framing::Chunked.is_complete(&self.answer) {
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// How long each event took that came before `end`, and how many came together with an earlier one.
+    async fn follow_until(mut self, request: Bytes, end: Instant) -> Result<(Vec<Duration>, u32)> {
+        let (mut delays, mut together) = (Vec::new(), 0);
+        while Instant::now() < end {
+            let (head, framing) = self.ask(&request).await?;
+            let (mut looked_at, mut events) = (head, 0);
+            loop {
+                let now = stamp();
+                let (sent, until) = stamps(&self.answer, looked_at);
+                looked_at = until;
+                events += sent.len();
+                together += u32::try_from(sent.len().saturating_sub(1))?;
+                delays.extend(sent.iter().map(|sent| Duration::from_nanos(now.saturating_sub(*sent))));
+                if framing.is_complete(&self.answer[head..]) {
+                    break;
+                }
+                self.read().await?;
+            }
+            ensure!(events == TEXT_EVENTS, "{events} events of a stream came as they were sent, not {TEXT_EVENTS}");
+        }
+        Ok((delays, together))
+    }
+}
+
+/// The stamps in an answer from `begin` on, and up to where there is none that is not among them.
+fn stamps(answer: &[u8], begin: usize) -> (Vec<u64>, usize) {
+    let (mut found, mut at) = (Vec::new(), begin);
+    while let Some(next) = memmem::find(&answer[at..], STAMP.as_bytes()) {
+        let digits = at + next + STAMP.len();
+        let Some(text) = answer.get(digits..digits + STAMP_DIGITS) else { return (found, at) };
+        found.extend(std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok()));
+        at = digits + STAMP_DIGITS;
+    }
+    (found, at.max(answer.len().saturating_sub(STAMP.len())))
 }
 
 /// How the end of a body is known.
+#[derive(Clone, Copy)]
 enum Framing {
     Length(usize),
     Chunked,
 }
 
 impl Framing {
-    fn is_complete(&self, body: &[u8]) -> bool {
+    fn is_complete(self, body: &[u8]) -> bool {
         match self {
-            Framing::Length(length) => body.len() >= *length,
-            // No event of the provider's holds these bytes.
+            Framing::Length(length) => body.len() >= length,
+            // No event of the provider's holds these bytes. What else is in a body may be cut by a proxy's own chunks.
             Framing::Chunked => body.ends_with(b"\r\n0\r\n\r\n"),
         }
     }
@@ -164,7 +290,7 @@ impl Framing {
 
 fn framing(head: &[u8]) -> Result<Framing> {
     let head = std::str::from_utf8(head)?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "a call was answered with {head}");
+    ensure!(head.starts_with("HTTP/1.1 200"), "a call was refused");
     for (name, value) in head.lines().filter_map(|line| line.split_once(':')) {
         if name.eq_ignore_ascii_case("content-length") {
             return Ok(Framing::Length(value.trim().parse()?));
@@ -173,5 +299,5 @@ fn framing(head: &[u8]) -> Result<Framing> {
             return Ok(Framing::Chunked);
         }
     }
-    bail!("an answer has no length: {head}")
+    bail!("an answer has no length")
 }

@@ -1,160 +1,213 @@
-//! Calls a second and latency through the sidecar, beside nginx as a raw reverse proxy and beside no proxy at all.
+//! The sidecar beside other proxies and beside none: latency, throughput, CPU time, streams, memory and start.
 //!
-//! Everything runs on loopback. The targets take turns within each repetition, so that what else the machine does meets all of
-//! them; a figure is the median of the repetitions, with the least and the most beside it. `added` is the difference to the call
-//! without a proxy in the same repetition.
+//! Everything runs on loopback and shares two CPUs. The targets take turns within each repetition, so that what else the machine
+//! does meets all of them; see docs/performance.md for what is measured and how to read it.
 //!
-//! `cargo bench --bench proxy -- 1024/whole` measures only shapes whose name holds that text; with SPENDKEEPER_BENCH_BASELINE set to
-//! the binary of another sidecar, that one takes its turns too, as target `baseline`.
+//! `make bench-proxy ONLY="1024/whole start"` measures only what is named: shapes by a part of their name, and the other tables as
+//! `memory`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
+//! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod load;
+mod peers;
 mod process;
+mod profile;
 mod provider;
+mod start;
+mod streams;
 mod targets;
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use common::{Figure, Row};
-use load::{Sample, Shape};
+use common::Row;
+use load::Shape;
+use provider::{Answer, EVENTS, Provider};
 use targets::Target;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The sidecar as it is released; cargo builds it before it runs this benchmark.
 const SIDECAR: &str = env!("CARGO_BIN_EXE_spendkeeper-sidecar");
-const CONNECTIONS: [usize; 3] = [1, 16, 64];
-const BODIES: [usize; 2] = [1 << 10, 64 << 10];
-const REPETITIONS: usize = 5;
-const WARM_UP: Duration = Duration::from_millis(150);
-const MEASURED: Duration = Duration::from_millis(700);
-/// After so long without a call, a process counts as idle.
-const IDLE: Duration = Duration::from_secs(3);
-/// What an idle sidecar may take.
-const IDLE_LIMIT_KIB: u64 = 15 << 10;
+/// What runs in a virtual machine of its own gets faster for some seconds.
+const SLOW_WARM_UP: Duration = Duration::from_secs(3);
+/// What the sidecar may take, in KiB.
+const IDLE_LIMIT_KIB: u32 = 15 << 10;
+const STREAMS_LIMIT_KIB: u32 = 40 << 10;
 
 fn main() -> Result<()> {
     // One thread for the calls; the provider has its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let wanted = Wanted::from_arguments(std::env::args().skip(1));
         // Whichever way this ends, processes and directories go as their owners are dropped.
         tokio::select! {
-            result = bench() => result,
+            result = async { if wanted.profile { profile::record(&wanted).await } else { bench(&wanted).await } } => result,
             _ = interrupt.recv() => anyhow::bail!("interrupted"),
             _ = terminate.recv() => anyhow::bail!("terminated"),
         }
     })
 }
 
-async fn bench() -> Result<()> {
+/// What the command line asks for.
+struct Wanted {
+    /// Parts of names; none means everything.
+    names: Vec<String>,
+    profile: bool,
+}
+
+impl Wanted {
+    fn from_arguments(arguments: impl Iterator<Item = String>) -> Wanted {
+        // Cargo adds flags of its own.
+        let (flags, names): (Vec<String>, Vec<String>) = arguments.partition(|argument| argument.starts_with('-'));
+        Wanted { names, profile: flags.iter().any(|flag| flag == "--profile") }
+    }
+
+    /// A name is a path, of which one part or several in a row may be named.
+    fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|part| format!("/{name}/").contains(&format!("/{part}/")))
+    }
+
+    fn shapes(&self) -> Vec<Shape> {
+        compare::shapes().filter(|shape| self.wants(&shape.name())).collect()
+    }
+}
+
+/// Another sidecar than the one that was just built.
+fn baseline() -> Option<PathBuf> {
+    std::env::var_os("SPENDKEEPER_BENCH_BASELINE").map(PathBuf::from)
+}
+
+async fn bench(wanted: &Wanted) -> Result<()> {
+    streams::allow_files();
+    peers::install();
     let directory = tempfile::tempdir_in(common::directory()?)?;
-    let provider = provider::start()?;
-    let mut targets = vec![
-        Target::none(provider),
-        Target::nginx(provider, directory.path())?,
-        Target::sidecar("sidecar", SIDECAR.as_ref(), provider, directory.path())?,
-    ];
-    if let Some(program) = std::env::var_os("SPENDKEEPER_BENCH_BASELINE") {
-        targets.push(Target::sidecar("baseline", program.as_ref(), provider, directory.path())?);
+    let provider = Provider::start()?;
+    let mut targets = start_all(&provider, directory.path()).await?;
+    if ["memory", "start"].iter().any(|table| wanted.wants(table)) || wanted.shapes().into_iter().any(compare::is_small) {
+        targets.extend(start_slow(&provider, directory.path()).await);
     }
-    check(&targets).await?;
-    println!(
-        "{}; calls, provider and proxies share them: with many connections the figures say who leaves more to the others",
-        common::machine()
-    );
-    let mut memory = vec![memory_of_idle(provider, directory.path()).await?];
-    let mut rows = Vec::new();
-    for shape in wanted_shapes() {
-        rows.extend(compare(&targets, shape).await?);
+    println!("{}; calls, provider and proxies share them: whoever takes less leaves more to the others", common::machine());
+    let mut memory = Vec::new();
+    if wanted.wants("memory") {
+        memory.extend(memory_of_fresh(&targets, &provider, directory.path()).await?);
     }
-    for target in &targets[1..] {
-        memory.push(memory_row(target, "after the load")?);
+    compare_all(&targets, &wanted.shapes()).await?;
+    if wanted.wants("memory") {
+        for target in targets.iter().filter(|target| target.process.is_some()) {
+            memory.push(streams::memory_row(target, "after the load")?);
+        }
+        common::print(
+            &format!("Resident memory (a sidecar may take {IDLE_LIMIT_KIB} KiB idle, {STREAMS_LIMIT_KIB} with streams)"),
+            &memory,
+        );
+        common::write("memory.json", &memory)?;
     }
-    common::print("Through a proxy and without one: median [min max]", &rows);
-    common::write("proxy.json", &rows)?;
-    common::print(&format!("Memory that is resident (an idle sidecar may take {IDLE_LIMIT_KIB} KiB)"), &memory);
-    common::write("memory.json", &memory)?;
+    if wanted.wants("events") {
+        let rows = streams::events(&targets).await?;
+        common::print("Events, one every 2 ms: from the provider to the caller", &rows);
+        common::write("events.json", &rows)?;
+    }
+    if wanted.wants("start") {
+        let rows = start::starts(&targets, provider.address, directory.path()).await?;
+        common::print("From start to ready (a sidecar may take 50 ms)", &rows);
+        common::write("start.json", &rows)?;
+        let rows = [start::sizes()?];
+        common::print("Size of the sidecar's binary, which is its image (which may have 15 MB)", &rows);
+        common::write("size.json", &rows)?;
+    }
+    if wanted.wants("many-streams") {
+        // Their connections count against the limit of open files.
+        drop(targets);
+        let rows = [streams::many(&provider, directory.path()).await?];
+        common::print("Idle streams through the sidecar, and calls beside them", &rows);
+        common::write("many-streams.json", &rows)?;
+    }
     Ok(())
 }
 
-/// Those that the command line names, or all.
-fn wanted_shapes() -> Vec<Shape> {
-    let filters: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let bodies = BODIES.into_iter().flat_map(|body| [false, true].map(|stream| (body, stream)));
-    let shapes = bodies.flat_map(|(body, stream)| CONNECTIONS.map(|connections| Shape { connections, body, stream }));
-    shapes.filter(|shape| filters.is_empty() || filters.iter().any(|filter| shape.name().contains(filter.as_str()))).collect()
+/// Those that are here, each of which does what it is there for; `none` is the first.
+async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>> {
+    let address = provider.address;
+    let mut targets = vec![Target::none(address), Target::nginx(address, directory).await?];
+    if let Some(program) = peers::envoy() {
+        targets.push(Target::envoy(&program, address, directory).await?);
+    }
+    targets.push(Target::sidecar("sidecar", SIDECAR.as_ref(), address, directory).await?);
+    if let Some(program) = baseline() {
+        targets.push(Target::sidecar("baseline", &program, address, directory).await?);
+    }
+    for target in &targets {
+        check(target).await?;
+    }
+    Ok(targets)
+}
+
+async fn start_slow(provider: &Provider, directory: &Path) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for peer in [peers::litellm(provider.address, directory).await, peers::portkey(provider.address, directory).await] {
+        match peer {
+            Ok(None) => {}
+            Ok(Some(target)) => match warm_up(&target).await {
+                Ok(()) => targets.push(target),
+                Err(error) => println!("{} is left out: {error:#}", target.name),
+            },
+            Err(error) => println!("left out: {error:#}"),
+        }
+    }
+    targets
 }
 
 /// Every target must do what it is there for: an answer of the sidecar's says what it cost.
-async fn check(targets: &[Target]) -> Result<()> {
-    for target in targets {
-        let whole = load::once(target.address, Shape { connections: 1, body: 1024, stream: false }).await?;
-        let streamed = load::once(target.address, Shape { connections: 1, body: 1024, stream: true }).await?;
-        ensure!(whole.contains("\"content\":\"word word"), "{}: no answer: {whole}", target.name);
-        ensure!(streamed.contains("data: [DONE]"), "{}: no stream: {streamed}", target.name);
-        let cost = whole.lines().find_map(|line| line.strip_prefix("x-spend-cost-usd: "));
-        let is_charged = cost.is_some_and(|cost| cost.trim() != "0");
-        ensure!(is_charged == target.charges, "{}: the call's cost is {cost:?}", target.name);
-    }
+async fn check(target: &Target) -> Result<()> {
+    let shape = |answer| Shape { connections: 1, body: 1024, answer };
+    let whole = load::once(&target.to, shape(Answer::Whole)).await?;
+    let streamed = load::once(&target.to, shape(Answer::Stream)).await?;
+    ensure!(whole.contains("word word"), "{}: no answer: {whole}", target.name);
+    ensure!(streamed.contains("\"delta\""), "{}: no stream: {streamed}", target.name);
+    let cost = whole.lines().find_map(|line| line.strip_prefix("x-spend-cost-usd: "));
+    let is_charged = cost.is_some_and(|cost| cost.trim() != "0");
+    ensure!(is_charged == target.charges, "{}: the call's cost is {cost:?}", target.name);
     Ok(())
 }
 
-/// One repetition of a target.
-struct Turn {
-    sample: Sample,
-    cpu_us: Option<f64>,
+async fn warm_up(target: &Target) -> Result<()> {
+    check(target).await?;
+    let shape = Shape { connections: 16, body: 1024, answer: Answer::Whole };
+    load::run(&target.to, shape, SLOW_WARM_UP, Duration::from_millis(100)).await?;
+    Ok(())
 }
 
-async fn compare(targets: &[Target], shape: Shape) -> Result<Vec<Row>> {
-    let mut turns: Vec<Vec<Turn>> = targets.iter().map(|_| Vec::new()).collect();
-    for _ in 0..REPETITIONS {
-        for (target, turns) in targets.iter().zip(&mut turns) {
-            turns.push(turn(target, shape).await?);
-        }
+async fn memory_of_fresh(targets: &[Target], provider: &Provider, directory: &Path) -> Result<Vec<Row>> {
+    let (address, directory) = (provider.address, directory.join("fresh"));
+    let mut rows = streams::memory(&Target::nginx(address, &directory).await?, provider).await?;
+    if let Some(program) = peers::envoy() {
+        rows.extend(streams::memory(&Target::envoy(&program, address, &directory).await?, provider).await?);
     }
-    let rows = targets.iter().zip(&turns).map(|(target, own)| {
-        let of = |figure: fn(&Turn) -> f64| Figure::of(own.iter().map(figure));
-        let added = |percent: usize| {
-            let pairs = own.iter().zip(&turns[0]);
-            let difference = pairs.map(|(turn, without)| turn.sample.percentile(percent) - without.sample.percentile(percent));
-            target.process.is_some().then(|| Figure::of(difference))
-        };
-        Row::default()
-            .label("target", target.name)
-            .label("body", shape.body)
-            .label("stream", shape.stream)
-            .label("connections", shape.connections)
-            .figure("rps", of(|turn| turn.sample.rate))
-            .figure("p50_us", of(|turn| turn.sample.percentile(50)))
-            .figure("p99_us", of(|turn| turn.sample.percentile(99)))
-            .figure("added_p50_us", added(50))
-            .figure("added_p99_us", added(99))
-            .figure("cpu_us", own.iter().map(|turn| turn.cpu_us).collect::<Option<Vec<_>>>().map(Figure::of))
-    });
-    Ok(rows.collect())
+    rows.extend(streams::memory(&Target::sidecar("sidecar", SIDECAR.as_ref(), address, &directory).await?, provider).await?);
+    for target in targets.iter().filter(|target| target.slow) {
+        rows.push(streams::memory_row(target, "idle, warmed up")?);
+    }
+    Ok(rows)
 }
 
-/// CPU time is that of all calls of the turn, those of the warm-up included, by the rate of those that were measured.
-async fn turn(target: &Target, shape: Shape) -> Result<Turn> {
-    let cpu = |target: &Target| target.process.as_ref().map(process::Process::cpu_us).transpose();
-    let before = cpu(target)?;
-    let sample = load::run(target.address, shape, WARM_UP, MEASURED).await?;
-    let calls = sample.calls() as f64 * (1.0 + WARM_UP.as_secs_f64() / MEASURED.as_secs_f64());
-    let cpu_us = before.zip(cpu(target)?).map(|(before, after)| (after - before) / calls);
-    Ok(Turn { sample, cpu_us })
-}
-
-async fn memory_of_idle(provider: SocketAddr, directory: &Path) -> Result<Row> {
-    let idle = Target::sidecar("idle", SIDECAR.as_ref(), provider, directory)?;
-    tokio::time::sleep(IDLE).await;
-    memory_row(&idle, "no call yet")
-}
-
-fn memory_row(target: &Target, when: &str) -> Result<Row> {
-    let kib = target.process.as_ref().map_or(Ok(0), process::Process::resident_kib)?;
-    Ok(Row::default().label("target", target.name).label("when", when).label("resident_kib", kib))
+async fn compare_all(targets: &[Target], shapes: &[Shape]) -> Result<()> {
+    let (mut rows, mut ratios) = (Vec::new(), Vec::new());
+    for shape in shapes {
+        let (own, to_others) = compare::compare(targets, *shape).await?;
+        rows.extend(own);
+        ratios.extend(to_others);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    common::print(&format!("Through a proxy and without one, streams of {EVENTS} events: median [min max]"), &rows);
+    common::write("proxy.json", &rows)?;
+    common::print("The sidecar's figures divided by another proxy's in the same repetition: median [min max]", &ratios);
+    common::write("proxy-ratios.json", &ratios)?;
+    common::print("What agentgateway states of itself; not measured here, and on other machines", &peers::published());
+    Ok(())
 }

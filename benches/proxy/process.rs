@@ -1,46 +1,80 @@
 //! A program that is measured: started here, ended by its id, looked at through /proc.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-const START_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(1);
+/// What an answer to a question for readiness may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Microseconds of one tick of /proc/PID/stat, on every Linux.
 const TICK_US: f64 = 10_000.0;
+
+/// When a program counts as started.
+#[derive(Clone, Copy, Debug)]
+pub enum Started {
+    /// When it accepts a connection.
+    Listens(SocketAddr),
+    /// When `GET /readyz` is answered with 200.
+    Ready(SocketAddr),
+}
+
+impl Started {
+    fn holds(self) -> bool {
+        match self {
+            Started::Listens(address) => TcpStream::connect(address).is_ok(),
+            Started::Ready(address) => ready(address).unwrap_or(false),
+        }
+    }
+}
+
+fn ready(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    Ok(answer == *b"HTTP/1.1 200")
+}
 
 /// Ends when it is dropped.
 pub struct Process {
     child: Child,
+    /// From its start until it counted as started.
+    pub start: Duration,
 }
 
 impl Process {
-    /// Starts a program and waits until it listens. What it prints goes to `log`.
-    pub fn start(command: &mut Command, listens: SocketAddr, log: &Path) -> Result<Process> {
+    /// Starts a program and waits, `limit` at most, until it counts as started. What it prints goes to `log`.
+    pub async fn start(command: &mut Command, started: Started, limit: Duration, log: &Path) -> Result<Process> {
         let name = command.get_program().display().to_string();
         let output = File::create(log)?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("{name} cannot be started"))?;
-        let mut process = Process { child };
+        // A group of its own, so that its workers can be ended with it.
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
         let began = Instant::now();
-        while std::net::TcpStream::connect(listens).is_err() {
+        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let mut process = Process { child, start: Duration::ZERO };
+        while !started.holds() {
             let ended = process.child.try_wait()?;
-            if ended.is_some() || began.elapsed() > START_LIMIT {
-                bail!("{name} does not listen on {listens}; it printed:\n{}", std::fs::read_to_string(log)?);
+            if ended.is_some() || began.elapsed() > limit {
+                bail!("{name} did not start; it printed:\n{}", std::fs::read_to_string(log)?);
             }
-            std::thread::sleep(POLL);
+            tokio::time::sleep(POLL).await;
         }
+        process.start = began.elapsed();
         Ok(process)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Memory that is resident, in KiB: its own and that of its workers.
@@ -60,31 +94,42 @@ impl Process {
             // The name may hold anything; what follows its bracket does not.
             let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
             let fields: Vec<&str> = rest.split_whitespace().collect();
-            let (user, system): (f64, f64) = (fields[11].parse()?, fields[12].parse()?);
-            Ok((user + system) * TICK_US)
+            // Its own time in the program and in the kernel, and that of the children that it has seen end.
+            let ticks: u64 = fields[11..15].iter().map(|field| field.parse().unwrap_or(0)).sum();
+            Ok(ticks as f64 * TICK_US)
         };
         self.ids().into_iter().map(of).sum()
     }
 
+    /// Its own id, and those of what it started.
     fn ids(&self) -> Vec<u32> {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        std::iter::once(pid).chain(children.split_whitespace().filter_map(|id| id.parse().ok())).collect()
+        let mut ids = vec![self.child.id()];
+        let mut looked_at = 0;
+        while let Some(pid) = ids.get(looked_at) {
+            // Each thread has children of its own.
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+            let children: Vec<u32> = lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+            ids.extend(children);
+            looked_at += 1;
+        }
+        ids
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // SIGTERM first: nginx then ends its workers, and the sidecar writes its last reports.
-        let asked = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let pid = Pid::from_child(&self.child);
+        let asked = kill_process(pid, Signal::TERM);
         let began = Instant::now();
         while asked.is_ok() && began.elapsed() < END_LIMIT {
             if let Ok(Some(_)) = self.child.try_wait() {
-                return;
+                break;
             }
             std::thread::sleep(POLL);
         }
-        let _ = self.child.kill();
+        let _ = kill_process_group(pid, Signal::KILL);
         let _ = self.child.wait();
     }
 }

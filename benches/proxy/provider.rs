@@ -1,124 +1,248 @@
-//! The provider that is called: answers OpenAI chat completions as fast as it can, whole or in 64 events.
+//! The provider that is called: answers OpenAI chat completions as fast as it can.
+//!
+//! It is written on the bare socket, because what it takes of the CPUs is missing from the proxies that share them, and so that
+//! each event is one write: a provider whose model hands over one token after another sends them so, and a proxy has to decide
+//! at each whether to pass it on or to wait for more.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use bytes::Bytes;
-use http::{Request, Response, header};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use anyhow::{Context, Result, ensure};
+use memchr::memmem;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-/// Events with text in a streamed answer.
-const EVENTS: usize = 64;
-/// Bytes of a request that are looked at.
-const HEAD: usize = 256;
 /// Where completions are.
 pub const PATH: &str = "/v1/chat/completions";
-/// A request whose body begins so is answered in events.
-pub const STREAMED_PREFIX: &str = r#"{"stream":true,"#;
+/// What callers have for one: LiteLLM takes none that is shorter.
+pub const API_KEY: &str = "sk-5f0d1c9be84a4e61a2c7b35d90f6e8417c2a9b0d3e5f61728394a5b6c7d8e9f0";
+/// Events of a streamed answer: those with text, one with the usage, and the one that says that there is no more.
+pub const EVENTS: usize = 50;
+/// Of those, the ones with text.
+pub const TEXT_EVENTS: usize = EVENTS - 2;
+/// Events of a held answer that come before it is held.
+pub const EVENTS_BEFORE_HELD: usize = 10;
+/// Between two events of a paced answer.
+pub const PACE: Duration = Duration::from_millis(2);
+/// In an event of a paced answer: what comes before the [`stamp`], and its digits.
+pub const STAMP: &str = r#""content":"t"#;
+pub const STAMP_DIGITS: usize = 16;
 
-/// Runs a provider on a thread of its own, until the process ends.
-pub fn start() -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    std::thread::Builder::new().name("provider".to_owned()).spawn(move || runtime.block_on(serve(listener)))?;
-    Ok(address)
+/// Both ends of a request's body are looked at this far: proxies put members before the first or after the last.
+const LOOKED_AT: usize = 256;
+const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// How a call is answered, which the request says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Whole,
+    /// In events, one write after the other.
+    Stream,
+    /// In events, with a pause before each, which says when it was sent.
+    Paced,
+    /// In events, of which the last ones come only when [`Provider::release`] is called.
+    Held,
 }
 
-async fn serve(listener: std::net::TcpListener) -> Result<()> {
+impl Answer {
+    /// As shapes are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Answer::Whole => "whole",
+            Answer::Stream => "stream",
+            Answer::Paced => "paced",
+            Answer::Held => "held",
+        }
+    }
+
+    /// The members that ask for it.
+    pub fn members(self) -> &'static str {
+        match self {
+            Answer::Whole => "",
+            Answer::Stream => r#""stream":true,"#,
+            Answer::Paced => r#""stream":true,"user":"paced","#,
+            Answer::Held => r#""stream":true,"user":"held","#,
+        }
+    }
+
+    fn asked_for(body: &[u8]) -> Answer {
+        let (first, last) = (&body[..body.len().min(LOOKED_AT)], &body[body.len().saturating_sub(LOOKED_AT)..]);
+        let holds = |text: &str| [first, last].iter().any(|part| memmem::find(part, text.as_bytes()).is_some());
+        // Python's and JavaScript's proxies write the body anew.
+        match holds(r#""stream":true"#) || holds(r#""stream": true"#) {
+            false => Answer::Whole,
+            true if holds(r#""user":"paced""#) => Answer::Paced,
+            true if holds(r#""user":"held""#) => Answer::Held,
+            true => Answer::Stream,
+        }
+    }
+}
+
+/// Nanoseconds on a clock that calls and provider share.
+pub fn stamp() -> u64 {
+    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A provider on a thread of its own, until the process ends.
+#[derive(Clone)]
+pub struct Provider {
+    pub address: SocketAddr,
+    /// How often held answers were let go.
+    released: watch::Sender<usize>,
+}
+
+impl Provider {
+    pub fn start() -> Result<Provider> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let provider = Provider { address: listener.local_addr()?, released: watch::channel(0).0 };
+        LazyLock::force(&EPOCH);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answers = Arc::new(Answers { whole: whole(), events: events(), released: provider.released.clone() });
+        let serving = move || runtime.block_on(serve(listener, answers));
+        std::thread::Builder::new().name("provider".to_owned()).spawn(serving)?;
+        Ok(provider)
+    }
+
+    /// Lets the answers that are held now come to their end.
+    pub fn release(&self) {
+        self.released.send_modify(|times| *times += 1);
+    }
+}
+
+/// All that is ever sent, framed.
+struct Answers {
+    whole: Vec<u8>,
+    events: Vec<Vec<u8>>,
+    released: watch::Sender<usize>,
+}
+
+async fn serve(listener: std::net::TcpListener, answers: Arc<Answers>) -> Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let (whole, events) = (Bytes::from(whole()), events());
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (whole, events) = (whole.clone(), events.clone());
-        let service = service_fn(move |request| answer(request, whole.clone(), events.clone()));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let answers = Arc::clone(&answers);
+        tokio::spawn(async move {
+            // A proxy may close its connections when it likes; whoever waits for an answer learns of it.
+            let _ = answers.converse(stream).await;
+        });
     }
 }
 
-async fn answer(request: Request<Incoming>, whole: Bytes, events: VecDeque<Bytes>) -> Result<Response<Answer>, hyper::Error> {
-    let mut body = request.into_body();
-    let mut head = Vec::with_capacity(HEAD);
-    while let Some(frame) = body.frame().await {
-        let data = frame?.into_data().unwrap_or_default();
-        head.extend_from_slice(&data[..data.len().min(HEAD - head.len())]);
+impl Answers {
+    async fn converse(&self, mut stream: TcpStream) -> Result<()> {
+        let mut received = Vec::with_capacity(4 << 10);
+        while let Some(body) = read_request(&mut stream, &mut received).await? {
+            let (asked_for, end) = (Answer::asked_for(&received[body.clone()]), body.end);
+            received.drain(..end);
+            match asked_for {
+                Answer::Whole => stream.write_all(&self.whole).await?,
+                Answer::Stream => {
+                    stream.write_all(STREAM_HEAD).await?;
+                    for event in &self.events {
+                        stream.write_all(event).await?;
+                    }
+                }
+                Answer::Paced => self.paced(&mut stream).await?,
+                Answer::Held => self.held(&mut stream).await?,
+            }
+        }
+        Ok(())
     }
-    let (content_type, frames) = match is_streamed(&head) {
-        true => ("text/event-stream", events),
-        false => ("application/json", VecDeque::from([whole])),
+
+    async fn paced(&self, stream: &mut TcpStream) -> Result<()> {
+        stream.write_all(STREAM_HEAD).await?;
+        for number in 0..EVENTS {
+            tokio::time::sleep(PACE).await;
+            if number < TEXT_EVENTS {
+                stream.write_all(&text_event(&format!("t{:0STAMP_DIGITS$}", stamp()))).await?;
+            } else {
+                stream.write_all(&self.events[number]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn held(&self, stream: &mut TcpStream) -> Result<()> {
+        let mut released = self.released.subscribe();
+        let before = *released.borrow_and_update();
+        stream.write_all(STREAM_HEAD).await?;
+        for event in &self.events[..EVENTS_BEFORE_HELD] {
+            stream.write_all(event).await?;
+        }
+        released.wait_for(|times| *times > before).await?;
+        for event in &self.events[EVENTS_BEFORE_HELD..] {
+            stream.write_all(event).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the body of the next request is in `received`; `None` when there is no further request.
+async fn read_request(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Option<Range<usize>>> {
+    let head = loop {
+        if let Some(at) = memmem::find(received, b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(received).await? == 0 {
+            return Ok(None);
+        }
     };
-    let mut response = Response::new(Answer { frames });
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    Ok(response)
+    let end = head + content_length(&received[..head])?;
+    received.reserve(end.saturating_sub(received.len()));
+    while received.len() < end {
+        ensure!(stream.read_buf(received).await? > 0, "the connection was closed within a request");
+    }
+    Ok(Some(head..end))
 }
 
-/// The sidecar puts members of its own before the first one.
-fn is_streamed(head: &[u8]) -> bool {
-    head.windows(STREAMED_PREFIX.len() - 1).any(|window| window == &STREAMED_PREFIX.as_bytes()[1..])
+fn content_length(head: &[u8]) -> Result<usize> {
+    let lines = std::str::from_utf8(head)?.lines().filter_map(|line| line.split_once(':'));
+    let value = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value).next();
+    Ok(value.context("a request has no content-length")?.trim().parse()?)
 }
 
-fn whole() -> String {
-    let text = "word ".repeat(EVENTS);
-    format!(
-        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench-model","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}],"usage":{}}}"#,
+fn whole() -> Vec<u8> {
+    let body = format!(
+        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench-model","choices":[{{"index":0,"message":{{"role":"assistant","content":"{}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}],"usage":{}}}"#,
+        "word ".repeat(TEXT_EVENTS),
         usage()
-    )
+    );
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-fn events() -> VecDeque<Bytes> {
-    let event = |choices: &str, usage: &str| {
-        Bytes::from(format!(
-            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench-model\",\
-             \"system_fingerprint\":\"fp_1\",\"choices\":{choices},\"usage\":{usage}}}\n\n"
-        ))
-    };
-    let text = event(r#"[{"index":0,"delta":{"content":"word "},"logprobs":null,"finish_reason":null}]"#, "null");
-    let mut events: VecDeque<Bytes> = std::iter::repeat_n(text, EVENTS).collect();
-    events.push_back(event("[]", &usage()));
-    events.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+fn events() -> Vec<Vec<u8>> {
+    let mut events: Vec<Vec<u8>> = (0..TEXT_EVENTS).map(|_| text_event("word ")).collect();
+    events.push(event("[]", &usage()));
+    let mut last = chunk("data: [DONE]\n\n");
+    last.extend_from_slice(b"0\r\n\r\n");
+    events.push(last);
     events
+}
+
+fn text_event(text: &str) -> Vec<u8> {
+    event(&format!(r#"[{{"index":0,"delta":{{"content":"{text}"}},"logprobs":null,"finish_reason":null}}]"#), "null")
+}
+
+fn event(choices: &str, usage: &str) -> Vec<u8> {
+    chunk(&format!(
+        "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench-model\",\
+         \"system_fingerprint\":\"fp_1\",\"choices\":{choices},\"usage\":{usage}}}\n\n"
+    ))
+}
+
+fn chunk(data: &str) -> Vec<u8> {
+    format!("{:x}\r\n{data}\r\n", data.len()).into_bytes()
 }
 
 fn usage() -> String {
     format!(
-        r#"{{"prompt_tokens":200,"completion_tokens":{EVENTS},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0}}}}"#,
-        200 + EVENTS
+        r#"{{"prompt_tokens":200,"completion_tokens":{TEXT_EVENTS},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0}}}}"#,
+        200 + TEXT_EVENTS
     )
-}
-
-/// An answer in frames that are all there.
-struct Answer {
-    frames: VecDeque<Bytes>,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.frames.pop_front().map(|data| Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.frames.len() {
-            1 => SizeHint::with_exact(self.frames[0].len() as u64),
-            _ => SizeHint::default(),
-        }
-    }
 }

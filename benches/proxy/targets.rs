@@ -1,33 +1,38 @@
-//! What the calls go through: nothing, nginx, or the sidecar.
+//! What the calls go through: nothing, nginx, Envoy, or the sidecar; [`peers`](super::peers) are beside them.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::process::Process;
+use super::load::Destination;
+use super::process::{Process, Started};
 
 /// Where Debian's nginx-light puts it; elsewhere it is looked for in PATH.
 const NGINX: &str = "/usr/sbin/nginx";
+const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A way to the provider.
 pub struct Target {
     pub name: &'static str,
-    pub address: SocketAddr,
+    pub to: Destination,
     /// `None` for the provider itself, which is part of this process.
     pub process: Option<Process>,
     /// Answers say what the call cost.
     pub charges: bool,
+    /// Takes milliseconds where the others take microseconds, so that the largest loads would say nothing more of it.
+    pub slow: bool,
 }
 
 impl Target {
     pub fn none(provider: SocketAddr) -> Target {
-        Target { name: "none", address: provider, process: None, charges: false }
+        Target { name: "none", to: plain(provider), process: None, charges: false, slow: false }
     }
 
     /// nginx passing everything on: nothing is logged, held back or written to disk.
-    pub fn nginx(provider: SocketAddr, directory: &Path) -> Result<Target> {
+    pub async fn nginx(provider: SocketAddr, directory: &Path) -> Result<Target> {
         let (directory, address) = (directory.join("nginx"), free_address()?);
         std::fs::create_dir_all(&directory)?;
         let config = directory.join("nginx.conf");
@@ -35,13 +40,27 @@ impl Target {
         let program = if Path::new(NGINX).exists() { NGINX } else { "nginx" };
         let mut command = Command::new(program);
         command.arg("-p").arg(&directory).arg("-c").arg(&config).args(["-e", "stderr"]);
-        let process = Process::start(&mut command, address, &directory.join("log"))
+        let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log"))
+            .await
             .context("nginx is what the sidecar is compared with; on Debian: apt-get install --no-install-recommends nginx-light")?;
-        Ok(Target { name: "nginx", address, process: Some(process), charges: false })
+        Ok(Target { name: "nginx", to: plain(address), process: Some(process), charges: false, slow: false })
     }
 
-    /// The sidecar, with a budget and a price, so that every call is reserved, journalled, settled and written to the ledger.
-    pub fn sidecar(name: &'static str, program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
+    /// Envoy passing everything on, without anything that a reverse proxy can do without.
+    pub async fn envoy(program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
+        let (directory, address) = (directory.join("envoy"), free_address()?);
+        std::fs::create_dir_all(&directory)?;
+        let config = directory.join("envoy.yaml");
+        std::fs::write(&config, envoy_config(provider, address))?;
+        let mut command = Command::new(program);
+        command.arg("--config-path").arg(&config).args(["--concurrency", "2", "--disable-hot-restart", "--log-level", "error"]);
+        let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log")).await?;
+        Ok(Target { name: "envoy", to: plain(address), process: Some(process), charges: false, slow: false })
+    }
+
+    /// The sidecar with everything on: each call gets its dimensions, is classified, reserved in two budgets, journalled, metered,
+    /// settled, and written to the ledger.
+    pub async fn sidecar(name: &'static str, program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
         let (directory, address, admin) = (directory.join(name), free_address()?, free_address()?);
         std::fs::create_dir_all(&directory)?;
         let config = directory.join("policy.yaml");
@@ -49,13 +68,19 @@ impl Target {
         let mut command = Command::new(program);
         command.arg("--config").arg(&config).arg("--state-dir").arg(directory.join("state"));
         command.arg("--listen").arg(address.to_string()).arg("--admin-listen").arg(admin.to_string()).args(["--log", "warn"]);
-        let process = Process::start(&mut command, address, &directory.join("log"))?;
-        Ok(Target { name, address, process: Some(process), charges: true })
+        command.args(["--dimension", "team=search", "--dimension", "feature=chat"]);
+        command.env("SPENDKEEPER_CREDENTIAL_BENCH_API_KEY", "sk-of-the-provider");
+        let process = Process::start(&mut command, Started::Ready(admin), START_LIMIT, &directory.join("log")).await?;
+        Ok(Target { name, to: plain(address), process: Some(process), charges: true, slow: false })
     }
 }
 
+fn plain(address: SocketAddr) -> Destination {
+    Destination { address, headers: String::new() }
+}
+
 /// An address on loopback that nobody listens on.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
@@ -66,14 +91,14 @@ fn nginx_config(provider: SocketAddr, address: SocketAddr) -> String {
 worker_processes 2;
 pid nginx.pid;
 error_log stderr warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
   access_log off;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   client_max_body_size 32m;
   client_body_buffer_size 1m;
   keepalive_requests 1000000000;
-  upstream provider {{ server {provider}; keepalive 128; keepalive_requests 1000000000; }}
+  upstream provider {{ server {provider}; keepalive 512; keepalive_requests 1000000000; }}
   server {{
     listen {address};
     location / {{
@@ -88,14 +113,65 @@ http {{
     )
 }
 
+/// Its HTTP filter is the router alone; the limits of its circuit breakers are those of nobody who calls here.
+fn envoy_config(provider: SocketAddr, address: SocketAddr) -> String {
+    format!(
+        "static_resources:
+  listeners:
+    - address: {{socket_address: {{address: {ip}, port_value: {port}}}}}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: bench
+                codec_type: HTTP1
+                generate_request_id: false
+                stream_idle_timeout: 0s
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: [\"*\"]
+                      routes: [{{match: {{prefix: /}}, route: {{cluster: provider, timeout: 0s}}}}]
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+                      suppress_envoy_headers: true
+                      dynamic_stats: false
+  clusters:
+    - name: provider
+      type: STATIC
+      connect_timeout: 1s
+      circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}}]}}
+      load_assignment:
+        cluster_name: provider
+        endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {up_ip}, port_value: {up_port}}}}}}}}}]}}]
+",
+        ip = address.ip(),
+        port = address.port(),
+        up_ip = provider.ip(),
+        up_port = provider.port(),
+    )
+}
+
+/// A budget for all and one for a team, and a route with a choice of models.
 fn policy(provider: SocketAddr) -> String {
     format!(
         "apiVersion: spendkeeper.dev/v1alpha1
 kind: AIBudget
-metadata: {{name: bench}}
+metadata: {{name: all}}
 spec:
   limits: [{{name: day, usd: \"1000000\", period: Day, timeZone: UTC}}]
   enforcement: Block
+---
+apiVersion: spendkeeper.dev/v1alpha1
+kind: AIBudget
+metadata: {{name: search}}
+spec:
+  scope: {{match: call.team == 'search'}}
+  limits: [{{name: month, tokens: 1000000000000, period: Month, timeZone: UTC}}]
+  enforcement: Fit
 ---
 apiVersion: spendkeeper.dev/v1alpha1
 kind: ModelRoute
@@ -105,8 +181,11 @@ spec:
     - name: provider
       provider: OpenAI
       endpoint: http://{provider}
+      credentials: {{name: bench, key: api-key}}
       models:
         - {{name: bench-model, tier: standard, contextWindow: 200000, maxOutput: 16384, price: {{input: \"0.25\", output: \"2\"}}}}
+        - {{name: bench-model-large, tier: frontier, contextWindow: 200000, maxOutput: 16384, price: {{input: \"1.25\", output: \"10\"}}}}
+  aliases: [{{name: auto, maxTier: frontier}}]
 "
     )
 }

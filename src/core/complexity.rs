@@ -70,9 +70,11 @@ const LONGEST: usize = 16;
 /// Places in [`TABLE`]: a power of two, several times as many as words.
 const PLACES: usize = 1_024;
 
+type Table = [Option<(u128, Hint)>; PLACES];
+
 /// The words of [`WORDS`], each at the place that [`place`] gives it or at one soon after.
-static TABLE: LazyLock<Box<[Option<(u128, Hint)>; PLACES]>> = LazyLock::new(|| {
-    let mut table = Box::new([None; PLACES]);
+static TABLE: LazyLock<Box<Table>> = LazyLock::new(|| {
+    let mut table: Box<Table> = Box::new([None; PLACES]);
     for (hint, words) in WORDS {
         for word in words.split(' ').filter(|word| !word.is_empty()) {
             let key = key(word.as_bytes()).expect("a word of the table is short");

@@ -156,8 +156,9 @@ async fn a_call_is_a_span_under_its_callers_and_the_provider_is_called_from_that
         let seen = provider.requests.lock().unwrap()[0].1.clone();
         assert_eq!(seen["traceparent"], format!("00-{TRACE}-{}-01", hex(&told.span.span_id)));
         assert_eq!(seen["tracestate"], "a=1");
-        let metrics = String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
-        assert!(metrics.contains("spendkeeper_sidecar_spans_exported_total 1"), "{metrics}");
+        let rendered = || String::from_utf8(bench.sidecar.accounts.metrics.render()).unwrap();
+        until("the collector has answered", || rendered().contains("spendkeeper_sidecar_spans_exported_total 1")).await;
+        let metrics = rendered();
         assert!(metrics.contains(r#"gen_ai_provider_name="openai""#) && metrics.contains(r#"spendkeeper_backend="one""#), "{metrics}");
     }
 }

@@ -1,0 +1,132 @@
+//! The targets beside each other, shape by shape: latency, throughput, CPU time and the time to a stream's first byte.
+//!
+//! Nothing is compared across repetitions: a difference or a ratio is one of two turns of the same repetition, and the figures
+//! are the median, the least and the most of those.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::common::{Figure, Row};
+use super::load::{self, Sample, Shape};
+use super::process::Process;
+use super::provider::Answer;
+use super::targets::Target;
+
+const CONNECTIONS: [usize; 3] = [1, 16, 256];
+const BODIES: [usize; 2] = [1 << 10, 32 << 10];
+const REPETITIONS: usize = 5;
+const WARM_UP: Duration = Duration::from_millis(150);
+const MEASURED: Duration = Duration::from_millis(700);
+
+/// Every shape that is measured.
+pub fn shapes() -> impl Iterator<Item = Shape> {
+    let bodies = BODIES.into_iter().flat_map(|body| [Answer::Whole, Answer::Stream].map(|answer| (body, answer)));
+    bodies.flat_map(|(body, answer)| CONNECTIONS.map(|connections| Shape { connections, body, answer }))
+}
+
+/// Slow targets take part in the small shapes.
+pub fn is_small(shape: Shape) -> bool {
+    shape.body == BODIES[0] && shape.connections <= 16
+}
+
+/// What a target did in a shape: one turn for each repetition.
+struct Turns<'a> {
+    target: &'a Target,
+    turns: Vec<Turn>,
+}
+
+/// One repetition of a target.
+struct Turn {
+    sample: Sample,
+    /// Of the proxy's processes, for each call.
+    cpu_us: Option<f64>,
+}
+
+/// The tables' rows of one shape: each target, and the sidecar's ratios to the other proxies.
+pub async fn compare(targets: &[Target], shape: Shape) -> Result<(Vec<Row>, Vec<Row>)> {
+    let mut all: Vec<Turns> =
+        targets.iter().filter(|target| !target.slow || is_small(shape)).map(|target| Turns { target, turns: Vec::new() }).collect();
+    let count = all.len();
+    for repetition in 0..REPETITIONS {
+        // Who comes first changes, because whoever comes after a busy one may find the CPUs warm or throttled.
+        for turn_of in 0..count {
+            let Turns { target, turns } = &mut all[(repetition + turn_of) % count];
+            turns.push(turn(target, shape).await?);
+        }
+    }
+    Ok((all.iter().map(|own| row(own, &all, shape)).collect(), ratios(&all, shape)))
+}
+
+/// CPU time is that of all calls of the turn, those of the warm-up included.
+async fn turn(target: &Target, shape: Shape) -> Result<Turn> {
+    let cpu = |target: &Target| target.process.as_ref().map(Process::cpu_us).transpose();
+    let before = cpu(target)?;
+    let sample = load::run(&target.to, shape, WARM_UP, MEASURED).await?;
+    let cpu_us = before.zip(cpu(target)?).map(|(before, after)| (after - before) / sample.calls as f64);
+    Ok(Turn { sample, cpu_us })
+}
+
+fn row(own: &Turns, all: &[Turns], shape: Shape) -> Row {
+    let of = |figure: fn(&Turn) -> f64| Figure::of(own.turns.iter().map(figure));
+    let added =
+        |figure: fn(&Turn) -> f64| own.target.process.is_some().then(|| paired(own, &all[0], |own, none| figure(own) - figure(none)));
+    let in_stream = |figure: Option<Figure>| figure.filter(|_| shape.answer == Answer::Stream);
+    shaped(Row::default().label("target", own.target.name), shape)
+        .figure("rps", of(|turn| turn.sample.rate))
+        .figure("p50_us", of(p50))
+        .figure("p99_us", of(p99))
+        .figure("added_p50_us", added(p50))
+        .figure("added_p99_us", added(p99))
+        .figure("cpu_us", own.turns.iter().map(|turn| turn.cpu_us).collect::<Option<Vec<_>>>().map(Figure::of))
+        .figure("first_byte_us", in_stream(Some(of(first_byte))))
+        .figure("added_first_byte_us", in_stream(added(first_byte)))
+}
+
+/// How the sidecar compares with each other proxy: its figure divided by the other's.
+fn ratios(all: &[Turns], shape: Shape) -> Vec<Row> {
+    let (sidecars, others): (Vec<&Turns>, Vec<&Turns>) =
+        all.iter().filter(|turns| turns.target.process.is_some()).partition(|turns| turns.target.charges);
+    let rows = sidecars.iter().flat_map(|sidecar| others.iter().map(move |other| (sidecar, other))).map(|(sidecar, other)| {
+        let ratio = |figure: fn(&Turn) -> f64| Some(paired(sidecar, other, |own, other| figure(own) / figure(other)));
+        let added = |figure: fn(&Turn) -> f64| {
+            let added = |of: &Turns| paired(of, &all[0], |own, none| figure(own) - figure(none));
+            // A proxy that adds nothing that can be measured is nothing to divide by.
+            (added(other).min > 0.0).then(|| added_ratio(sidecar, other, &all[0], figure))
+        };
+        shaped(Row::default().label("target", sidecar.target.name).label("to", other.target.name), shape)
+            .figure("rps", ratio(|turn| turn.sample.rate))
+            .figure("added_p50", added(p50))
+            .figure("added_p99", added(p99))
+            .figure("cpu", ratio(|turn| turn.cpu_us.unwrap_or(f64::NAN)))
+            .figure("first_byte", ratio(first_byte).filter(|_| shape.answer == Answer::Stream))
+            .figure("added_first_byte", added(first_byte).filter(|_| shape.answer == Answer::Stream))
+    });
+    rows.collect()
+}
+
+fn shaped(row: Row, shape: Shape) -> Row {
+    row.label("body", shape.body).label("answer", shape.answer.name()).label("connections", shape.connections)
+}
+
+/// A figure of two turns in each repetition.
+fn paired(own: &Turns, other: &Turns, figure: impl Fn(&Turn, &Turn) -> f64) -> Figure {
+    Figure::of(own.turns.iter().zip(&other.turns).map(|(own, other)| figure(own, other)))
+}
+
+fn added_ratio(own: &Turns, other: &Turns, none: &Turns, figure: fn(&Turn) -> f64) -> Figure {
+    let turns = own.turns.iter().zip(&other.turns).zip(&none.turns);
+    Figure::of(turns.map(|((own, other), none)| (figure(own) - figure(none)) / (figure(other) - figure(none))))
+}
+
+fn p50(turn: &Turn) -> f64 {
+    turn.sample.latency.percentile(50)
+}
+
+fn p99(turn: &Turn) -> f64 {
+    turn.sample.latency.percentile(99)
+}
+
+fn first_byte(turn: &Turn) -> f64 {
+    turn.sample.first_byte.percentile(50)
+}
