@@ -154,7 +154,8 @@ def mixed(calls: int, concurrency: int = 128, seed: int = 1) -> list[dict[str, A
                 f"the budget has {stack.settled()}, its calls cost {charged}; {metrics['spendkeeper_sidecar_overruns_total']} overruns"
             )
     made = sum(answers.values())
-    strange = {answer: count for answer, count in answers.items() if answer.status not in (0, 200, 429, 500, 529)}
+    # An overloaded provider says 529 at Anthropic, and 503 elsewhere.
+    strange = {answer: count for answer, count in answers.items() if answer.status not in (0, 200, 429, 500, 503, 529)}
     recorded = sum(line["completed"] + line["failed"] + line["marked"] for line in lines)
     if strange or not made == recorded == calls:
         raise AssertionError(f"{calls} calls were asked for, {made} made, {recorded} recorded; strange answers: {strange}")

@@ -128,7 +128,9 @@ fn model(field: &str, model: &BackendModel, catalogue: &Catalogue, problems: &mu
         }
     };
     let context_window = size("contextWindow", model.context_window, listed.and_then(|p| p.context_window));
-    let max_output = size("maxOutput", model.max_output, listed.and_then(|p| p.max_output));
+    // What only embeds text puts none out.
+    let embeds = listed.is_some_and(|p| p.max_output.is_none() && p.tariff.list().output.0 == 0);
+    let max_output = size("maxOutput", model.max_output, listed.and_then(|p| p.max_output).or(embeds.then_some(0)));
     Some(Model {
         name: model.name.clone(),
         tier: model.tier,
