@@ -199,7 +199,7 @@ fn per_token(model: &str, field: &'static str, value: Option<&RawValue>) -> Resu
     // The map's sample entry describes its fields in sentences.
     let Some(value) = value.filter(|v| v.get() != "null" && !v.get().starts_with('"')) else { return Ok(None) };
     let inexact = || PriceListError::Inexact { model: model.to_owned(), field, text: value.get().to_owned() };
-    let pico = pico_of_json_number(value.get()).ok_or_else(inexact)?;
+    let pico = pico_of_json_number(value.get()).filter(|pico| *pico <= PicoUsd::MOST_PER_TOKEN.0).ok_or_else(inexact)?;
     Ok((pico > 0).then_some(PicoUsd(pico)))
 }
 
@@ -264,5 +264,7 @@ mod tests {
         let fine = r#"{"m": {"input_cost_per_token": 1.5e-12, "output_cost_per_token": 1e-6}}"#;
         let (prices, left_out) = from_litellm(fine, "2026-11-24").expect("a list");
         assert!(prices.is_empty() && matches!(left_out[..], [PriceListError::Inexact { .. }]));
+        let absurd = r#"{"m": {"input_cost_per_token": 0.01e40, "output_cost_per_token": 1e-6}}"#;
+        assert!(from_litellm(absurd, "2026-11-24").expect("a list").0.is_empty());
     }
 }

@@ -26,6 +26,9 @@ impl PicoUsd {
     /// An amount that no budget can hold: stands for "unbounded".
     pub const MAX: PicoUsd = PicoUsd(i128::MAX / 4);
 
+    /// A thousand dollars a token: more is no price but a mistake, and the cost of any number of tokens still fits.
+    pub const MOST_PER_TOKEN: PicoUsd = PicoUsd(1_000_000_000_000_000);
+
     /// A whole number of dollars.
     pub const fn from_usd(dollars: i64) -> PicoUsd {
         PicoUsd(dollars as i128 * PICO_PER_USD)
@@ -42,6 +45,9 @@ impl PicoUsd {
     /// When the price has a finer fraction than a pico-dollar per token, or is not a decimal number.
     pub fn per_token_from_per_million(text: &str) -> Result<PicoUsd, MoneyError> {
         let per_million: PicoUsd = text.parse()?;
+        if per_million.0.abs() > PicoUsd::MOST_PER_TOKEN.0 * 1_000_000 {
+            return Err(MoneyError::NotADecimal(text.to_owned()));
+        }
         if per_million.0 % 1_000_000 != 0 {
             return Err(MoneyError::TooFine { text: text.to_owned(), decimals: 6 });
         }

@@ -1,0 +1,126 @@
+//! What is fuzzed, and what must hold of it.
+
+use bytes::Bytes;
+use spendkeeper::core::catalogue;
+use spendkeeper::core::cel::Expression;
+use spendkeeper::core::policy::{Protocol, Provider};
+use spendkeeper::llm::address::{percent_decoded, recognise, upstream_path};
+use spendkeeper::llm::translate::{self, AnswerId};
+use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
+
+use super::seeds;
+
+/// A parser, and examples of what it reads.
+pub struct Target {
+    pub name: String,
+    pub seeds: Vec<Vec<u8>>,
+    pub run: Box<dyn Fn(&[u8])>,
+}
+
+impl Target {
+    fn new(name: impl Into<String>, seeds: &[&str], run: impl Fn(&[u8]) + 'static) -> Target {
+        let seeds = seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect();
+        Target { name: name.into(), seeds, run: Box::new(run) }
+    }
+}
+
+const FRAMINGS: [Framing; 4] = [Framing::ServerSentEvents, Framing::Lines, Framing::JsonArray, Framing::AmazonEvents];
+
+pub fn all() -> Vec<Target> {
+    let mut all = Vec::new();
+    for protocol in Protocol::ALL {
+        all.push(Target::new(format!("request/{protocol:?}"), &seeds::REQUESTS, move |input| request(protocol, input)));
+        all.push(Target::new(format!("usage/{protocol:?}"), &seeds::ANSWERS, move |input| drop(usage_of_body(protocol, input))));
+        let mut target = Target::new(format!("stream/{protocol:?}"), &seeds::STREAMS, move |input| stream(protocol, input));
+        target.seeds.push(seeds::amazon_frame(br#"{"metadata":{"usage":{"inputTokens":1,"outputTokens":2}}}"#));
+        all.push(target);
+    }
+    for (asked, upstream) in [
+        (Protocol::OpenAIChat, Protocol::AnthropicMessages),
+        (Protocol::OpenAIChat, Protocol::GeminiGenerate),
+        (Protocol::OpenAIChat, Protocol::BedrockConverse),
+        (Protocol::AnthropicMessages, Protocol::OpenAIChat),
+    ] {
+        let run = move |input: &[u8]| translation(asked, upstream, input);
+        all.push(Target::new(format!("translate/{asked:?}-{upstream:?}"), &[&seeds::REQUESTS[..], &seeds::ANSWERS[..]].concat(), run));
+    }
+    all.push(Target::new("path", &seeds::PATHS, path));
+    all.push(Target::new("price-list/litellm", &[seeds::LITELLM], |input| drop(catalogue::from_litellm(&text(input), "2026-01-01"))));
+    all.push(Target::new("price-list/own", &[seeds::PRICES], |input| drop(catalogue::from_yaml(&text(input)))));
+    all.push(Target::new("cel", &["call.team == 'support' && call.model in ['a', 'b']"], |input| drop(Expression::compile(&text(input)))));
+    all
+}
+
+fn text(input: &[u8]) -> String {
+    String::from_utf8_lossy(input).into_owned()
+}
+
+fn read(protocol: Protocol, input: &[u8], stream: bool) -> Option<Request> {
+    parse(Addressed::to(protocol, "m", stream), Bytes::copy_from_slice(input)).ok()
+}
+
+/// What is read is JSON, and what is changed in it stays so; a bound is no smaller than the texts it is of.
+fn request(protocol: Protocol, input: &[u8]) {
+    let Some(request) = read(protocol, input, false) else { return };
+    let window = 200_000;
+    let texts: usize = request.prompt().parts.iter().map(|part| part.len()).sum();
+    assert!(request.billable_input(window) >= (texts as u64).min(window) || request.choices() == 0, "the bound is below the texts");
+    let change = Rewrite { model: Some("another".to_owned()), max_output: Some(17), include_usage: request.stream() };
+    let rewritten = request.rewrite(&change);
+    let was_json = serde_json::from_slice::<serde::de::IgnoredAny>(input).is_ok();
+    assert!(!was_json || serde_json::from_slice::<serde::de::IgnoredAny>(&rewritten).is_ok(), "{}", String::from_utf8_lossy(&rewritten));
+    // The change is read as it was meant, so that no second member says otherwise.
+    if let Some(again) = read(protocol, &rewritten, false)
+        && request.takes_cap()
+        && request.choices() > 0
+    {
+        assert_eq!(again.max_output(), Some(17), "{}", String::from_utf8_lossy(&rewritten));
+    }
+}
+
+/// A caller gets every byte of a stream, however it is cut, unless something is hidden.
+fn stream(protocol: Protocol, input: &[u8]) {
+    for framing in FRAMINGS {
+        for hide in [false, true] {
+            for size in [1, 7, usize::MAX] {
+                let mut meter = StreamMeter::new(protocol, framing, hide);
+                let mut seen = Vec::new();
+                for chunk in input.chunks(size.min(input.len().max(1))) {
+                    seen.extend_from_slice(&meter.push(Bytes::copy_from_slice(chunk)));
+                }
+                seen.extend_from_slice(&meter.flush());
+                assert!(hide || seen == input, "{framing:?}: a caller misses something");
+                assert!(seen.len() <= input.len(), "{framing:?}: a caller gets more than there was");
+                meter.finish();
+            }
+        }
+    }
+}
+
+/// Whatever is translated is JSON of the other format, and whatever comes back is survived.
+fn translation(asked: Protocol, upstream: Protocol, input: &[u8]) {
+    const EXAMPLE: &[u8] = br#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"Hi."}]}"#;
+    let answer = || AnswerId { id: "1".to_owned(), unix_s: 0 };
+    if let Some(call) = read(asked, input, false) {
+        drop(translate::request(&call, upstream, answer()));
+    }
+    let call = read(asked, EXAMPLE, true).expect("the example is a call");
+    let (translation, _) = translate::request(&call, upstream, answer()).expect("the example can be translated");
+    drop(translation.answer(input));
+    translation.error(500, input);
+    let framing = if upstream == Protocol::BedrockConverse { Framing::AmazonEvents } else { Framing::ServerSentEvents };
+    let mut meter = StreamMeter::translating(upstream, framing, translation.stream());
+    meter.push(Bytes::copy_from_slice(input));
+    meter.flush();
+}
+
+/// A path leads to the endpoint's own paths, whatever is in it.
+fn path(input: &[u8]) {
+    let path = text(input);
+    percent_decoded(&path);
+    let Some(call) = recognise(&path) else { return };
+    for provider in Provider::ALL {
+        let joined = upstream_path(provider, &call, call.model.as_deref().unwrap_or("m"), Some(&path));
+        assert!(joined.starts_with('/') && !joined.starts_with("//"), "{joined}");
+    }
+}
