@@ -21,6 +21,7 @@ use super::telemetry::Telemetry;
 use super::upstream::Upstream;
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
+use crate::core::dimensions::Dimensions;
 use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::route::Choice;
@@ -146,16 +147,26 @@ fn refused(snapshot: &Snapshot, call: &Admitted, status: u16) -> CallRecord {
 /// What is known of a call before anything was chosen for it.
 pub fn blank(snapshot: &Snapshot, call: &Admitted, kind: CallKind) -> CallRecord {
     CallRecord {
+        requested_model: call.request.model().chars().take(128).collect(),
+        bytes: call.request.body().len() as u64,
+        outcome: CallOutcome::Unknown,
+        ..record_of(snapshot, call.dimensions.clone(), kind, call.started_at_ms)
+    }
+}
+
+/// The record of something that has only begun: it cost nothing, and if nothing more is learnt it has failed.
+pub fn record_of(snapshot: &Snapshot, dimensions: Dimensions, kind: CallKind, started_at_ms: i64) -> CallRecord {
+    CallRecord {
         id: new_id(),
-        started_at_ms: call.started_at_ms,
+        started_at_ms,
         duration_ms: 0,
         time_to_first_byte_ms: None,
         origin: snapshot.policy.origin.clone(),
-        dimensions: call.dimensions.clone(),
+        dimensions,
         kind,
         route: String::new(),
         backend: String::new(),
-        requested_model: call.request.model().chars().take(128).collect(),
+        requested_model: String::new(),
         model: String::new(),
         requested_tier: None,
         tier: None,
@@ -163,8 +174,8 @@ pub fn blank(snapshot: &Snapshot, call: &Admitted, kind: CallKind) -> CallRecord
         usage: Usage::default(),
         cost: PicoUsd::ZERO,
         reserved: Amount::ZERO,
-        bytes: call.request.body().len() as u64,
-        outcome: CallOutcome::Unknown,
+        bytes: 0,
+        outcome: CallOutcome::Failed,
         status: 0,
         unpriced: false,
     }

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use super::admit::{clean, dimensions, read_in_time};
 use super::body::{BodyError, ProxyBody};
-use super::call::{Sidecar, new_id};
+use super::call::{Sidecar, record_of};
 use super::clock::elapsed_ms;
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::{Signed, can_be_passed_on, not_passed_on};
@@ -24,14 +24,11 @@ use super::refusal::Refusal;
 use super::server::plain_error;
 use super::settle::Accounts;
 use super::upstream::{Answer, UpstreamBody};
-use crate::core::amount::Amount;
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::cel::CallFacts;
 use crate::core::limit::LimitKey;
-use crate::core::money::PicoUsd;
 use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, UnpricedModels};
 use crate::core::tariff::Billing;
-use crate::core::usage::Usage;
 use crate::llm::ErrorKind;
 use crate::llm::passing::{is_free, provider_of, speaks, usage_of};
 
@@ -62,27 +59,10 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
         return refuse(&sidecar, Refusal::new(ErrorKind::Unpriced, message), protocol);
     }
     let record = CallRecord {
-        id: new_id(),
-        started_at_ms: sidecar.accounts.clock.unix_ms(),
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: snapshot.policy.origin.clone(),
-        dimensions,
-        kind: CallKind::Unmetered,
         route: snapshot.routes.iter().find(|r| r.backends.iter().any(|b| b.id == ready.id)).map_or(String::new(), |r| r.key().to_string()),
         backend: backend.name.clone(),
-        requested_model: String::new(),
-        model: String::new(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Usage::default(),
-        cost: PicoUsd::ZERO,
-        reserved: Amount::ZERO,
-        bytes: 0,
-        outcome: CallOutcome::Failed,
-        status: 0,
         unpriced: !free,
+        ..record_of(&snapshot, dimensions, CallKind::Unmetered, sidecar.accounts.clock.unix_ms())
     };
     let limits = [budgets.leased, budgets.warned].concat();
     let mut count = Count { accounts: Arc::clone(&sidecar.accounts), record: Some(record), started: Instant::now(), limits };

@@ -15,16 +15,13 @@ use hyper::body::Incoming;
 
 use super::admit::{dimensions, remove_hop_by_hop};
 use super::body::{BodyError, ProxyBody};
-use super::call::{Sidecar, new_id};
+use super::call::{Sidecar, record_of};
 use super::clock::elapsed_ms;
 use super::config::{Endpoint, Snapshot};
 use super::server::plain_error;
 use super::settle::Accounts;
 use super::upstream::Answer;
-use crate::core::amount::Amount;
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
-use crate::core::money::PicoUsd;
-use crate::core::usage::Usage;
 
 /// Passes a request on to the service `name`, whose own path is `path`.
 pub async fn pass(
@@ -92,29 +89,9 @@ struct Count {
 
 impl Count {
     fn new(sidecar: &Sidecar, snapshot: &Snapshot, request: &Request<Incoming>, name: &str) -> Count {
-        let record = CallRecord {
-            id: new_id(),
-            started_at_ms: sidecar.accounts.clock.unix_ms(),
-            duration_ms: 0,
-            time_to_first_byte_ms: None,
-            origin: snapshot.policy.origin.clone(),
-            dimensions: dimensions(&snapshot.policy.dimensions, request.headers()),
-            kind: CallKind::Shared,
-            route: String::new(),
-            backend: name.to_owned(),
-            requested_model: String::new(),
-            model: String::new(),
-            requested_tier: None,
-            tier: None,
-            classification: None,
-            usage: Usage::default(),
-            cost: PicoUsd::ZERO,
-            reserved: Amount::ZERO,
-            bytes: 0,
-            outcome: CallOutcome::Failed,
-            status: 0,
-            unpriced: false,
-        };
+        let dimensions = dimensions(&snapshot.policy.dimensions, request.headers());
+        let begun = record_of(snapshot, dimensions, CallKind::Shared, sidecar.accounts.clock.unix_ms());
+        let record = CallRecord { backend: name.to_owned(), ..begun };
         let accounts = Arc::clone(&sidecar.accounts);
         Count { accounts, record: Some(record), started: Instant::now(), status: StatusCode::BAD_GATEWAY, bytes: 0 }
     }
