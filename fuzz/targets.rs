@@ -10,11 +10,14 @@ use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse,
 
 use super::seeds;
 
+/// Feeds a parser, and panics when a promise is broken.
+type Run = Box<dyn Fn(&[u8])>;
+
 /// A parser, and examples of what it reads.
 pub struct Target {
     pub name: String,
     pub seeds: Vec<Vec<u8>>,
-    pub run: Box<dyn Fn(&[u8])>,
+    pub run: Run,
 }
 
 impl Target {
