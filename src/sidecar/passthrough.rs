@@ -27,7 +27,7 @@ use super::upstream::{Answer, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::cel::CallFacts;
 use crate::core::limit::LimitKey;
-use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, UnpricedModels};
+use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, ResourceKey, UnpricedModels};
 use crate::core::tariff::Billing;
 use crate::llm::ErrorKind;
 use crate::llm::passing::{is_free, provider_of, speaks, usage_of};
@@ -45,7 +45,7 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
         return plain_error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("{method} is passed on to nobody"));
     }
     let provider = provider_of(&path, request.headers());
-    let Some((backend, ready)) = backend(&snapshot, provider) else { return unknown(&method, &path, provider) };
+    let Some((route, backend, ready)) = backend(&snapshot, provider) else { return unknown(&method, &path, provider) };
     let protocol = speaks(provider);
     let free = is_free(&method, &path);
     let dimensions = dimensions(&snapshot.policy.dimensions, request.headers());
@@ -59,7 +59,7 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
         return refuse(&sidecar, Refusal::new(ErrorKind::Unpriced, message), protocol);
     }
     let record = CallRecord {
-        route: snapshot.routes.iter().find(|r| r.backends.iter().any(|b| b.id == ready.id)).map_or(String::new(), |r| r.key().to_string()),
+        route: route.to_string(),
         backend: backend.name.clone(),
         unpriced: !free,
         ..record_of(&snapshot, dimensions, CallKind::Unmetered, sidecar.accounts.clock.unix_ms())
@@ -70,6 +70,10 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
         Ok(onward) => onward,
         Err(refusal) => return refuse(&sidecar, refusal, protocol),
     };
+    let unreachable = |what: String| {
+        let message = format!("backend {} {what}", ready.id);
+        Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(protocol)
+    };
     match tokio::time::timeout(sidecar.settings.answer_timeout, sidecar.upstream.send(request)).await {
         Ok(Ok(answer)) => {
             let (mut parts, body) = answer.into_parts();
@@ -79,14 +83,8 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
             let metering = price.map(|tariff| Metering { tariff, model: model.unwrap_or_default(), path, kept: Vec::new() });
             Response::from_parts(parts, ProxyBody::Passed(Box::new(PassedBody { body, count, metering })))
         }
-        Ok(Err(error)) => {
-            let message = format!("backend {} cannot be reached: {}", ready.id, super::forward::with_causes(&error));
-            Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(protocol)
-        }
-        Err(_) => {
-            let message = format!("backend {} did not begin to answer in time", ready.id);
-            Refusal::passing(ErrorKind::UpstreamUnreachable, message).into_response(protocol)
-        }
+        Ok(Err(error)) => unreachable(format!("cannot be reached: {}", super::forward::with_causes(&error))),
+        Err(_) => unreachable("did not begin to answer in time".to_owned()),
     }
 }
 
@@ -95,17 +93,19 @@ fn refuse(sidecar: &Sidecar, refusal: Refusal, protocol: Protocol) -> Response<P
     refusal.into_response(protocol)
 }
 
-/// The first backend of a provider, in the order of the routes: the only places that a request can be passed to.
-fn backend(snapshot: &Snapshot, provider: Provider) -> Option<(&Backend, &ReadyBackend)> {
-    let passing = snapshot.routes.iter().filter(|route| route.route.other_requests == OtherRequests::Pass);
-    let all = passing.flat_map(|route| route.route.backends.iter().zip(&route.backends));
-    all.into_iter().find(|(backend, _)| backend.provider == provider)
+/// The first backend of a provider, in the order of the routes, and its route: the only places that a request can be passed to.
+fn backend(snapshot: &Snapshot, provider: Provider) -> Option<(&ResourceKey, &Backend, &ReadyBackend)> {
+    let mut passing = snapshot.routes.iter().filter(|route| route.route.other_requests == OtherRequests::Pass);
+    passing.find_map(|route| {
+        let (backend, ready) = route.route.backends.iter().zip(&route.backends).find(|(backend, _)| backend.provider == provider)?;
+        Some((route.key(), backend, ready))
+    })
 }
 
 fn unknown(method: &Method, path: &str, provider: Provider) -> Response<ProxyBody> {
     let message = format!(
-        "nothing answers {method} {path} here: no ModelRoute of this pod passes it to a backend of provider {provider:?} (spec.policy.otherRequests). The sidecar takes the \
-         model calls of OpenAI, Azure OpenAI, Anthropic, Gemini, Bedrock and Ollama, GET /v1/models, POST /spend/v1/outcomes and \
+        "nothing answers {method} {path} here: no ModelRoute of this pod passes it to a backend of provider {provider:?} \
+         (spec.policy.otherRequests). The sidecar takes the model calls of OpenAI, Azure OpenAI, Anthropic, Gemini, Bedrock and Ollama, GET /v1/models, POST /spend/v1/outcomes and \
          /shared/<service>/…, and passes on what else a backend's provider knows"
     );
     plain_error(StatusCode::NOT_FOUND, "not_found", &message)
