@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod policies;
 pub mod reconcile;
 pub mod roster;
+pub mod runaways;
 pub mod selection;
 pub mod test_call;
 pub mod tls;

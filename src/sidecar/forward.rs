@@ -42,7 +42,7 @@ pub async fn attempt(
     plan: &Plan<'_>,
     candidate: &Candidate,
     outgoing: Outgoing<'_>,
-    Reserved { reservation, mut worst, limits }: Reserved,
+    Reserved { reservation, mut worst, limits, .. }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let (provider, model) = {

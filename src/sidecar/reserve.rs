@@ -95,6 +95,8 @@ pub struct Reserved {
     pub worst: WorstCase,
     /// The limits that it was drawn under.
     pub limits: Vec<LimitKey>,
+    /// The output cap, where it was lowered to what is left.
+    pub lowered: Option<u64>,
 }
 
 /// A call that may not be made with this model.
@@ -162,7 +164,9 @@ pub async fn reserve(
 }
 
 async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut worst: WorstCase) -> Result<Reserved, Refused> {
+    let asked = worst.cap;
     let reserved = |worst: WorstCase, limits, lease, unleased| Reserved {
+        lowered: Some(worst.cap).filter(|cap| *cap < asked),
         reservation: Reservation::new(Arc::clone(&sidecar.accounts), worst.amount(), lease, unleased),
         worst,
         limits,
