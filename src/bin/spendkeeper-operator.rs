@@ -142,6 +142,7 @@ impl Running {
             refusals: Default::default(),
             usage: Arc::new(UsageHistory::default()),
             runaways: Default::default(),
+            outages: Default::default(),
             namespace: args.namespace.clone(),
             apply_approved: args.apply_approved,
         });

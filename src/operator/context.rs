@@ -8,6 +8,7 @@ use crate::ledger::Ledger;
 
 use super::index::Index;
 use super::kubelet::UsageHistory;
+use super::outages::Outages;
 use super::runaways::Runaways;
 
 /// Shared by the control channel, the webhooks and the reconcilers.
@@ -20,6 +21,7 @@ pub struct Context {
     pub refusals: Refusals,
     pub usage: Arc<UsageHistory>,
     pub runaways: Runaways,
+    pub outages: Outages,
     /// The operator's own namespace: resources in it may select pods of others.
     pub namespace: String,
     /// Apply what was approved; else approvals are only recorded.

@@ -289,6 +289,7 @@ impl Control for Arc<ControlService> {
         let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
         self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await.map_err(ledger_status)?;
         self.context.runaways.note(&member.budgets, origin, &reported, now);
+        self.context.outages.note(&member.budgets, &reported, now);
         Ok(Response::new(proto::ReportResponse {}))
     }
 }

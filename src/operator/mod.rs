@@ -17,6 +17,7 @@ pub mod index;
 pub mod kubelet;
 pub mod leader;
 pub mod metrics;
+pub mod outages;
 pub mod policies;
 pub mod reconcile;
 pub mod roster;

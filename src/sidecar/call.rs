@@ -79,7 +79,7 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
                 if let Some(unsaid) = sidecar.refusal_log.due(refusal.kind, sidecar.accounts.clock.monotonic_ms()) {
                     let (code, model) = (refusal.kind.code(), call.request.model());
                     tracing::info!(code, model, unsaid, "a call was refused: {}", refusal.message);
-                    sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
+                    sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), refusal.unasked.clone());
                 }
                 tell_of_refusal(&snapshot, &call, refusal.kind);
                 sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();

@@ -29,12 +29,14 @@ pub struct Refusal {
     /// Seconds after which asking again makes sense; `None`: never, or at once, as `may_retry` says.
     pub retry_after_s: Option<i64>,
     pub may_retry: bool,
+    /// Limits that could not be asked, so that nobody knows whether the call fits.
+    pub unasked: Vec<LimitKey>,
 }
 
 impl Refusal {
     /// A refusal that stays one until something is changed.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Refusal {
-        Refusal { kind, message: format!("Spendkeeper: {}", message.into()), retry_after_s: None, may_retry: false }
+        Refusal { kind, message: format!("Spendkeeper: {}", message.into()), retry_after_s: None, may_retry: false, unasked: Vec::new() }
     }
 
     /// A refusal that may be over soon.

@@ -180,11 +180,13 @@ async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut w
             Ok(lease) => return Ok(reserved(worst, budgets.leased, Some(lease), budgets.warned)),
             Err(leases::Denied::Unavailable(reason)) if budgets.fail_open => {
                 tracing::warn!(%reason, "the ledger is away and every budget fails open: the call goes on and is charged later");
+                sidecar.accounts.metrics.unleased.inc();
                 return Ok(reserved(worst, Vec::new(), None, [budgets.leased, budgets.warned].concat()));
             }
             Err(leases::Denied::Unavailable(reason)) => {
                 let message = format!("the ledger cannot be reached ({reason}), and a budget of this call fails closed; try again shortly");
-                return Err(Refused { refusal: Refusal::passing(ErrorKind::LedgerUnavailable, message), fit: false });
+                let refusal = Refusal { unasked: budgets.leased, ..Refusal::passing(ErrorKind::LedgerUnavailable, message) };
+                return Err(Refused { refusal, fit: false });
             }
             Err(leases::Denied::Short(shortfalls)) => {
                 fittings += 1;

@@ -101,6 +101,7 @@ impl Bench {
             refusals: Default::default(),
             usage: Arc::new(UsageHistory::default()),
             runaways: Default::default(),
+            outages: Default::default(),
             namespace: "system".into(),
             apply_approved: false,
         });

@@ -20,6 +20,7 @@ use crate::core::runaway::{Basis, RunawayAction, Running};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
+use crate::operator::outages::Outage;
 use crate::operator::selection;
 pub use memory::Memory;
 use memory::{Found, View};
@@ -36,6 +37,8 @@ struct Inputs<'a> {
     limits: Vec<View>,
     /// Who runs away, where the budget asks for it.
     running: Vec<Running>,
+    /// What was done without the ledger lately.
+    outage: Option<Outage>,
     selected_pods: usize,
     now_ms: i64,
 }
@@ -66,6 +69,7 @@ impl Round<'_> {
             parsed: in_force,
             limits: remembered.look(found, &budget.spec.alerts, said(budget, condition::ALERTING), self.now_ms),
             running,
+            outage: self.context.outages.of(&key, self.now_ms),
             selected_pods: self.snapshot.pods.iter().filter(selected).count(),
             now_ms: self.now_ms,
         };
@@ -125,6 +129,7 @@ fn decide(inputs: &Inputs<'_>) -> (AIBudgetStatus, Vec<Transition>) {
         limits.sort_by(|a, b| b.percent_spent.cmp(&a.percent_spent).then_with(|| (&a.name, &a.split).cmp(&(&b.name, &b.split))));
         limits.truncate(MAX_LISTED);
         findings.push(exhausted(&inputs.limits));
+        findings.push(ledger_available(inputs.outage));
         let crossed: Vec<String> = inputs.limits.iter().flat_map(|view| view.crossed.clone()).collect();
         joined.extend(news_of(said(inputs.budget, condition::ALERTING), "ThresholdCrossed", &crossed));
         findings.push(alarm(condition::ALERTING, ("ThresholdCrossed", &crossed), ("BelowThresholds", "No alert's threshold is crossed.")));
@@ -172,6 +177,28 @@ fn exhausted(limits: &[View]) -> Finding {
         None => (false, "Within", "Every limit has room for the calls that are made.".to_owned()),
     };
     Finding { type_: condition::EXHAUSTED, holds, reason, message, is_alarm: true }
+}
+
+/// Whether the budget was kept by the ledger of late.
+fn ledger_available(outage: Option<Outage>) -> Finding {
+    let (holds, reason, message) = match outage {
+        None => (true, "Reachable", "Sidecars reach the ledger.".to_owned()),
+        Some(Outage { let_through: 0, .. }) => {
+            let message = "A sidecar could not reach the ledger when its lease was used up, and refused calls (onLedgerUnavailable: FailClosed). \
+                 Look whether the operator runs and whether the pod's network reaches it.";
+            (false, "CallsRefused", message.to_owned())
+        }
+        Some(Outage { let_through, charged, refused, .. }) => {
+            let others = if refused { ", and refused others" } else { "" };
+            let message = format!(
+                "A sidecar could not reach the ledger when its lease was used up, and let {let_through} calls through \
+                 (onLedgerUnavailable: FailOpen){others}; they were charged {charged} afterwards. Look whether the operator runs and whether \
+                 the pod's network reaches it."
+            );
+            (false, "CallsLetThrough", message)
+        }
+    };
+    Finding { type_: condition::LEDGER_AVAILABLE, holds, reason, message, is_alarm: false }
 }
 
 /// A condition that holds for as long as there is a sentence to say.

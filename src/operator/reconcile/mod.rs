@@ -93,6 +93,7 @@ impl Round<'_> {
         let there: HashSet<ResourceKey> = self.snapshot.budgets.iter().map(|budget| key(budget.as_ref())).collect();
         memory.retain(|key| there.contains(key));
         self.context.runaways.retain(|key| there.contains(key));
+        self.context.outages.retain(|key| there.contains(key));
         metrics.retain_budgets(|key| there.contains(key));
     }
 }

@@ -45,7 +45,7 @@ fn round(
     });
     let limits = remembered.look(found.collect(), &resource.spec.alerts, said(resource, condition::ALERTING), now_ms);
     let parsed = parsed.as_ref().map_err(Clone::clone);
-    let (status, news) = decide(&Inputs { budget: resource, parsed, limits, running: vec![], selected_pods: 2, now_ms });
+    let (status, news) = decide(&Inputs { budget: resource, parsed, limits, running: vec![], outage: None, selected_pods: 2, now_ms });
     resource.status = Some(status.clone());
     (status, news)
 }
@@ -227,7 +227,7 @@ fn a_runaway_is_named_with_what_it_spent_and_what_is_done() {
         allowance: DOLLAR / 300,
     };
     let decided = |resource: &AIBudget, running| {
-        decide(&Inputs { budget: resource, parsed: Ok(&parsed), limits: vec![], running, selected_pods: 0, now_ms: 1 })
+        decide(&Inputs { budget: resource, parsed: Ok(&parsed), limits: vec![], running, outage: None, selected_pods: 0, now_ms: 1 })
     };
     let (status, news) = decided(&resource, vec![running("crawler")]);
     assert_eq!(is(&status, "Runaway"), Some(true));
