@@ -124,7 +124,7 @@ impl Upstream {
         };
         let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
         request.headers_mut().insert(header::HOST, host);
-        let place = (scheme, authority);
+        let place = Place::here(scheme, authority);
         match self.connector.plain_proxy(&place) {
             Some(proxy) => {
                 if let Some(auth) = proxy.basic_auth() {
