@@ -107,6 +107,8 @@ async fn connection(sidecar: Arc<Sidecar>, stream: TcpStream, watcher: Watcher) 
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
+        // Into one buffer: a stream's events are small, and the room that they were read into is free for the next ones at once.
+        builder.writev(false);
         watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await
     };
     if let Err(error) = served {

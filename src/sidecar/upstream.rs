@@ -82,7 +82,7 @@ impl Upstream {
         loop {
             let (way, was_idle) = match self.existing(&place) {
                 Some(way) => (way, true),
-                None => (self.connect(&place).await?, false),
+                None => (Box::pin(self.connect(&place)).await?, false),
             };
             let mut error = match way {
                 Way::Own(mut link) => match link.send(request).await {
