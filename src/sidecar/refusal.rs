@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 
 use super::body::ProxyBody;
 use super::config::Snapshot;
@@ -58,7 +57,7 @@ impl Refusal {
 
     pub fn into_response(self, protocol: Protocol) -> Response<ProxyBody> {
         let answer = error_answer(protocol, self.kind, &self.message);
-        let mut response = Response::new(ProxyBody::Full(Full::new(answer.body)));
+        let mut response = Response::new(ProxyBody::whole(answer.body));
         *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         if let Some((name, value)) = answer.header {
