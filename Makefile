@@ -3,8 +3,8 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
-  bench-ledger bench-accounting bench-overspend bench-replay
+# Every target that the list of `make help` has.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*##.*/\1/p' Makefile)
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -20,6 +20,7 @@ test: ## Every level of test
 	@trap '$(STAGE) --summary' EXIT; \
 	$(STAGE) lint $(MAKE) --no-print-directory lint && \
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
+	$(STAGE) postgres $(MAKE) --no-print-directory test-postgres && \
 	$(STAGE) fuzz $(MAKE) --no-print-directory test-fuzz && \
 	$(STAGE) conformance $(MAKE) --no-print-directory test-conformance && \
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
@@ -33,6 +34,9 @@ test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds,
 	cargo test --locked --lib --bins --test layers --test sidecar
 	tests/cluster/example-app
 	target/example-app/bin/python3 -m unittest discover --quiet --start-directory examples/apps/tests
+
+test-postgres: ## The ledger's promises on a PostgreSQL server of its own (of the machine's packages)
+	cargo test --locked --lib ledger::postgres -- --ignored
 
 test-fuzz: ## Every parser of outside bytes, a second each (FUZZ_SECONDS, FUZZ_SEED, FUZZ_TARGET)
 	cargo test --quiet --locked --test fuzz

@@ -7,7 +7,7 @@
 //! | [`core`] | decisions, pure: money, prices, usage, dimensions, budgets, leases, classification, routing, allocation, right-sizing, recommendations |
 //! | [`api`] | the three kinds and their statuses, and how a spec becomes the domain's policy |
 //! | [`llm`] | wire formats, one folder a protocol: request facts, usage, streams, error shapes |
-//! | [`ledger`] | who may spend how much and what was spent: the port and its SQLite adapter |
+//! | [`ledger`] | who may spend how much and what was spent: the port, its rules, its SQLite and PostgreSQL adapters |
 //! | [`channel`] | what operator and sidecar say to each other |
 //! | [`sidecar`] | a call's life: admit, classify, route, reserve, forward, meter, settle |
 //! | [`operator`] | reconcilers, webhooks, control channel server, approval |

@@ -1,10 +1,14 @@
-//! Leases and reports a second on the SQLite ledger, as durable as in production, beside bare appends to the same disk.
+//! Leases and reports a second on SQLite and on PostgreSQL, as durable as in production, beside what each engine allows at most: a bare
+//! insert for each caller, alone in a transaction and all together in one.
 //!
-//! A reference of `n` callers is a file to which as many pages are appended for each `fdatasync`: what the disk allows to
-//! somebody who shares every write among all who wait for it.
+//! `append` with `n` callers is a file to which as many pages are appended for each `fdatasync`: what the disk allows to somebody who
+//! shares every write among all who wait for it. Leases of all callers are under one limit, the worst case: one row that each changes.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod floor;
+#[path = "../../tests/postgres/server.rs"]
+mod server;
 
 use std::fs::File;
 use std::io::Write;
@@ -14,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use common::{Figure, Row};
+use server::Server;
 use spendkeeper::core::amount::{Amount, Unit};
 use spendkeeper::core::call::{CallId, CallKind, CallOutcome, CallRecord};
 use spendkeeper::core::dimensions::{Dimension, Dimensions, Origin};
@@ -22,36 +27,47 @@ use spendkeeper::core::limit::{LimitKey, LimitTerms, Span};
 use spendkeeper::core::money::PicoUsd;
 use spendkeeper::core::policy::{Protocol, Tier};
 use spendkeeper::core::usage::Usage;
-use spendkeeper::ledger::sqlite::SqliteLedger;
 use spendkeeper::ledger::{Acquire, Decision, Entry, HolderId, Ledger};
 
-const CALLERS: [usize; 2] = [1, 64];
-const REPETITIONS: usize = 7;
+const CALLERS: [usize; 3] = [1, 16, 64];
+const REPETITIONS: usize = 5;
 const MEASURED: Duration = Duration::from_millis(1_000);
 /// SQLite writes whole pages.
 const PAGE: [u8; 4096] = [7; 4096];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    Disk,
+    Sqlite,
+    Postgres,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     /// `fdatasync` after a page from each caller.
     Append,
+    /// A bare insert for each caller, each in a transaction of its own.
+    InsertEach,
+    /// A bare insert for each caller, all in one transaction.
+    InsertTogether,
     /// A lease is topped up under one limit that all callers share.
     Lease,
     /// A call is reported: that it was opened, and what it cost.
     Report,
 }
 
-impl Operation {
-    const ALL: [Operation; 3] = [Operation::Append, Operation::Lease, Operation::Report];
-
-    fn name(self) -> &'static str {
-        match self {
-            Operation::Append => "append",
-            Operation::Lease => "lease",
-            Operation::Report => "report",
-        }
-    }
-}
+/// What is measured, in this order; what follows an engine's `InsertTogether` is compared with it.
+const MEASURES: [(Engine, Operation, &str); 9] = [
+    (Engine::Disk, Operation::Append, "append"),
+    (Engine::Sqlite, Operation::InsertEach, "insert, each alone"),
+    (Engine::Sqlite, Operation::InsertTogether, "insert, all together"),
+    (Engine::Sqlite, Operation::Lease, "lease"),
+    (Engine::Sqlite, Operation::Report, "report"),
+    (Engine::Postgres, Operation::InsertEach, "insert, each alone"),
+    (Engine::Postgres, Operation::InsertTogether, "insert, all together"),
+    (Engine::Postgres, Operation::Lease, "lease"),
+    (Engine::Postgres, Operation::Report, "report"),
+];
 
 /// One repetition: operations a second, and how long each took, in order.
 struct Turn {
@@ -75,32 +91,61 @@ impl Turn {
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let directory = tempfile::tempdir_in(common::directory()?)?;
+    let server = Server::start(directory.path());
     println!("{}; {} s a repetition, {REPETITIONS} repetitions", common::machine(), MEASURED.as_secs_f64());
     let mut rows = Vec::new();
     for callers in CALLERS {
-        let mut turns: Vec<Vec<Turn>> = Operation::ALL.map(|_| Vec::new()).into();
+        let mut turns: Vec<Vec<Turn>> = MEASURES.iter().map(|_| Vec::new()).collect();
         for repetition in 0..REPETITIONS {
-            for (operation, turns) in Operation::ALL.into_iter().zip(&mut turns) {
-                let path = directory.path().join(format!("{}-{callers}-{repetition}", operation.name()));
-                turns.push(match operation {
-                    Operation::Append => append(&path, callers)?,
-                    _ => runtime.block_on(on_ledger(&path, operation, callers))?,
-                });
+            for (index, turns) in turns.iter_mut().enumerate() {
+                let name = format!("bench_{index}_{callers}_{repetition}");
+                turns.push(runtime.block_on(measure(MEASURES[index], &directory.path().join(&name), &server, &name, callers))?);
             }
         }
-        rows.extend(Operation::ALL.into_iter().zip(&turns).map(|(operation, turns)| row(operation, callers, turns)));
+        for (index, (engine, operation, name)) in MEASURES.into_iter().enumerate() {
+            let is_floor = |(of, operation): (Engine, Operation)| of == engine && operation == Operation::InsertTogether;
+            let floor = MEASURES.iter().position(|(of, operation, _)| is_floor((*of, *operation)));
+            let floor = floor.filter(|_| matches!(operation, Operation::Lease | Operation::Report)).map(|floor| turns[floor].as_slice());
+            rows.push(row(engine, name, callers, &turns[index], floor));
+        }
     }
-    common::print("The ledger beside bare appends of a page: median [min max]", &rows);
+    common::print("The ledger beside bare inserts in the same engine: median [min max]", &rows);
     common::write("ledger.json", &rows)?;
     Ok(())
 }
 
-fn row(operation: Operation, callers: usize, turns: &[Turn]) -> Row {
+async fn measure(
+    (engine, operation, _): (Engine, Operation, &str),
+    path: &Path,
+    server: &Server,
+    schema: &str,
+    callers: usize,
+) -> Result<Turn> {
+    let url = server.url(schema);
+    if engine == Engine::Postgres {
+        floor::execute(&url, &format!("CREATE SCHEMA {schema}")).await?;
+    }
+    match (engine, operation) {
+        (Engine::Disk, _) | (_, Operation::Append) => append(path, callers),
+        (Engine::Sqlite, Operation::InsertEach) => floor::sqlite(path, 1),
+        (Engine::Sqlite, Operation::InsertTogether) => floor::sqlite(path, callers),
+        (Engine::Postgres, Operation::InsertEach) => floor::postgres(&url, callers, 1).await,
+        (Engine::Postgres, Operation::InsertTogether) => floor::postgres(&url, 1, callers).await,
+        (Engine::Sqlite, _) => on_ledger(&path.display().to_string(), operation, callers).await,
+        (Engine::Postgres, _) => on_ledger(&url, operation, callers).await,
+    }
+}
+
+/// `floor` are the turns that were measured beside these.
+fn row(engine: Engine, operation: &'static str, callers: usize, turns: &[Turn], floor: Option<&[Turn]>) -> Row {
     let of = |figure: fn(&Turn) -> f64| Figure::of(turns.iter().map(figure));
+    let ratio = floor.map(|floor| Figure::of(turns.iter().zip(floor).map(|(turn, floor)| turn.rate / floor.rate)));
     Row::default()
-        .label("operation", operation.name())
+        .label("engine", format!("{engine:?}"))
+        .label("operation", operation)
         .label("callers", callers)
         .figure("per_second", of(|turn| turn.rate))
+        .figure("of_floor", ratio)
         .figure("p50_us", of(|turn| turn.percentile(50)))
         .figure("p99_us", of(|turn| turn.percentile(99)))
 }
@@ -122,12 +167,12 @@ fn append(path: &Path, callers: usize) -> Result<Turn> {
     Turn::of(latencies, took)
 }
 
-async fn on_ledger(path: &Path, operation: Operation, callers: usize) -> Result<Turn> {
-    let ledger = Arc::new(SqliteLedger::open(path)?);
+async fn on_ledger(address: &str, operation: Operation, callers: usize) -> Result<Turn> {
+    let ledger = spendkeeper::ledger::open(address, None).await?;
     let mut prepared = Vec::with_capacity(callers);
     for number in 0..callers {
         let mut caller = Caller { holder: HolderId(format!("pod-{number}")), lease: LeaseId(format!("lease-{number}")), seq: 0 };
-        caller.acquire(&ledger).await?;
+        caller.acquire(ledger.as_ref()).await?;
         prepared.push(caller);
     }
     let began = Instant::now();
@@ -138,9 +183,7 @@ async fn on_ledger(path: &Path, operation: Operation, callers: usize) -> Result<
         latencies.extend(task.await??);
     }
     let took = began.elapsed();
-    if let Some(ledger) = Arc::into_inner(ledger) {
-        ledger.close().await;
-    }
+    ledger.close().await;
     Turn::of(latencies, took)
 }
 
@@ -153,20 +196,20 @@ struct Caller {
 }
 
 impl Caller {
-    async fn repeat(mut self, ledger: Arc<SqliteLedger>, operation: Operation, until: Instant) -> Result<Vec<Duration>> {
+    async fn repeat(mut self, ledger: Arc<dyn Ledger>, operation: Operation, until: Instant) -> Result<Vec<Duration>> {
         let mut latencies = Vec::new();
         while Instant::now() < until {
             let start = Instant::now();
             match operation {
-                Operation::Lease => self.acquire(&ledger).await?,
-                Operation::Append | Operation::Report => self.report(&ledger).await?,
+                Operation::Lease => self.acquire(ledger.as_ref()).await?,
+                _ => self.report(ledger.as_ref()).await?,
             }
             latencies.push(start.elapsed());
         }
         Ok(latencies)
     }
 
-    async fn acquire(&mut self, ledger: &SqliteLedger) -> Result<()> {
+    async fn acquire(&mut self, ledger: &dyn Ledger) -> Result<()> {
         self.seq += 1;
         let amount = Amount { usd: PicoUsd(1_000_000_000), tokens: 1_000, requests: 1 };
         let (lease, holder, limits) = (self.lease.clone(), self.holder.clone(), vec![limit()]);
@@ -176,7 +219,7 @@ impl Caller {
         Ok(())
     }
 
-    async fn report(&mut self, ledger: &SqliteLedger) -> Result<()> {
+    async fn report(&mut self, ledger: &dyn Ledger) -> Result<()> {
         self.seq += 1;
         let record = record(&self.holder, self.seq);
         let lease = Some(self.lease.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use kube::Client;
-use spendkeeper::ledger::sqlite::SqliteLedger;
+use spendkeeper::ledger::{self, Ledger};
 use spendkeeper::operator::args::{Args, Command, LogFormat, RunArgs};
 use spendkeeper::operator::certs::CertificateKeeper;
 use spendkeeper::operator::context::Context;
@@ -124,12 +124,12 @@ struct Running {
     /// Webhook and control channel: they end by themselves once `stop` is true.
     servers: JoinSet<anyhow::Result<()>>,
     stop: watch::Sender<bool>,
-    ledger: Arc<SqliteLedger>,
+    ledger: Arc<dyn Ledger>,
 }
 
 impl Running {
     async fn start(args: &RunArgs, client: Client, readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> anyhow::Result<Running> {
-        let ledger = Arc::new(SqliteLedger::open(&args.ledger)?);
+        let ledger = ledger::open(&args.ledger, args.ledger_ca.as_deref()).await?;
         readiness.met(Need::Ledger);
         let mut background = JoinSet::new();
         let mut servers = JoinSet::new();
@@ -198,11 +198,7 @@ impl Running {
         }
         self.servers.shutdown().await;
         self.background.shutdown().await;
-        match Arc::try_unwrap(self.ledger) {
-            Ok(ledger) => ledger.close().await,
-            // What was answered is durable already; only the file's tidy end is missing.
-            Err(_) => tracing::warn!("the ledger is still in use; it is left to recover at the next start"),
-        }
+        self.ledger.close().await;
         ended
     }
 }

@@ -13,8 +13,10 @@
 //!                   └──holder gone──▶ open calls charged as reserved, the rest free again
 //! ```
 
+mod columns;
 mod encoded;
 pub mod machine;
+pub mod postgres;
 pub mod query;
 mod queue;
 pub mod sqlite;
@@ -24,7 +26,9 @@ mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallRecord};
@@ -120,6 +124,24 @@ pub trait Ledger: Send + Sync {
 
     /// Outcomes counted by name and dimensions, `from_ms ≤ at < to_ms`.
     async fn outcomes(&self, from_ms: i64, to_ms: i64) -> Result<Vec<OutcomeCount>, LedgerError>;
+
+    /// Grows whenever something was written here; what other replicas write is seen when it is asked for.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Finishes what is queued. Afterwards every request answers [`LedgerError::Stopped`].
+    async fn close(&self);
+}
+
+/// Opens the ledger at `address`: a `postgres://` URL, or the path of an SQLite file. `ca` is a file (PEM) of the authorities that may
+/// vouch for the database's certificate; without it, the machine's.
+///
+/// # Errors
+/// When it cannot be used, or was written by a newer release.
+pub async fn open(address: &str, ca: Option<&Path>) -> Result<Arc<dyn Ledger>, LedgerError> {
+    if ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme)) {
+        return Ok(Arc::new(postgres::PostgresLedger::open(address, ca).await?));
+    }
+    Ok(Arc::new(sqlite::SqliteLedger::open(Path::new(address))?))
 }
 
 /// Why the ledger did not do what it was asked.
@@ -133,6 +155,8 @@ pub enum LedgerError {
     NoSpace(String),
     #[error("the ledger cannot be written: {0}; check the volume's mount and its permissions")]
     ReadOnly(String),
+    #[error("the ledger's database is out of reach: {0}")]
+    Unreachable(String),
     #[error("the ledger holds what it did not write: {0}; restore it from a backup")]
     Corrupt(String),
     #[error("the ledger at {path} has schema version {found}, newer than {known}: run at least the release that wrote it")]

@@ -9,6 +9,9 @@ use crate::core::policy::Tier;
 use crate::core::usage::Usage;
 use crate::ledger::machine::Account;
 
+/// Values of a split limit that one query returns at most.
+pub const MAX_SPLITS: usize = 1_000;
+
 /// Where a limit stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitBalance {

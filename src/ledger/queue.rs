@@ -1,6 +1,9 @@
 //! The way to whoever writes: requests wait in line while a transaction commits, and are then carried out together in the
 //! next one (group commit), so that the cost of a durable write is shared.
 
+use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::machine::{Answer, Rejected, Request};
@@ -15,6 +18,7 @@ pub const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Asked {
     pub request: Request,
+    pub since: Instant,
     answer: oneshot::Sender<Result<Answer, LedgerError>>,
 }
 
@@ -22,7 +26,7 @@ impl Asked {
     /// A request, and where its answer will be.
     pub fn new(request: Request) -> (Asked, oneshot::Receiver<Result<Answer, LedgerError>>) {
         let (answer, answered) = oneshot::channel();
-        (Asked { request, answer }, answered)
+        (Asked { request, since: Instant::now(), answer }, answered)
     }
 
     /// Whoever asked may have gone; what was done stays done, and is idempotent when asked again.
@@ -39,19 +43,24 @@ pub fn answer_all(batch: impl IntoIterator<Item = Asked>, answers: Result<Vec<Re
     }
 }
 
-/// The end of the line where requests get in.
-#[derive(Clone)]
-pub struct Queue(mpsc::Sender<Asked>);
+/// The end of the line where requests get in; `None` once it is closed.
+pub struct Queue(RwLock<Option<mpsc::Sender<Asked>>>);
 
 impl Queue {
     pub fn new() -> (Queue, mpsc::Receiver<Asked>) {
         let (requests, queue) = mpsc::channel(LENGTH);
-        (Queue(requests), queue)
+        (Queue(RwLock::new(Some(requests))), queue)
+    }
+
+    /// Lets nobody in any more; who waits already is still served.
+    pub fn close(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     async fn ask(&self, request: Request) -> Result<Answer, LedgerError> {
+        let queue = self.0.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(LedgerError::Stopped)?;
         let (asked, answered) = Asked::new(request);
-        self.0.send(asked).await.map_err(|_| LedgerError::Stopped)?;
+        queue.send(asked).await.map_err(|_| LedgerError::Stopped)?;
         answered.await.map_err(|_| LedgerError::Stopped)?
     }
 

@@ -60,9 +60,13 @@ pub struct RunArgs {
     /// Name of the operator's Service, and of its Lease.
     #[arg(long, env = "SPENDKEEPER_SERVICE", default_value = "spendkeeper-operator")]
     pub service: String,
-    /// The ledger's file; its directory must survive restarts.
-    #[arg(long, env = "SPENDKEEPER_LEDGER", default_value = "/var/lib/spendkeeper/ledger.db")]
-    pub ledger: PathBuf,
+    /// The ledger: an SQLite file, whose directory must survive restarts; or `postgres://user:password@host:port/database`, which
+    /// belongs into the environment, where no list of processes shows it.
+    #[arg(long, env = "SPENDKEEPER_LEDGER", hide_env_values = true, default_value = "/var/lib/spendkeeper/ledger.db")]
+    pub ledger: String,
+    /// Certificates (PEM) of the authorities that vouch for the ledger's database; without them, the machine's.
+    #[arg(long, env = "SPENDKEEPER_LEDGER_CA")]
+    pub ledger_ca: Option<PathBuf>,
 
     /// Where health and metrics are served (HTTP).
     #[arg(long, env = "SPENDKEEPER_HTTP_LISTEN", default_value = "0.0.0.0:8080")]

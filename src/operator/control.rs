@@ -240,7 +240,7 @@ fn unauthenticated(error: AuthError) -> Status {
 fn ledger_status(error: LedgerError) -> Status {
     match error {
         LedgerError::Rejected(_) => Status::permission_denied(error.to_string()),
-        LedgerError::Stopped => Status::unavailable(error.to_string()),
+        LedgerError::Stopped | LedgerError::Unreachable(_) => Status::unavailable(error.to_string()),
         _ => {
             tracing::error!(%error, "the ledger failed");
             Status::internal(error.to_string())

@@ -1,7 +1,7 @@
 //! What every adapter of the port must promise, one test a promise; and a model that random histories are checked against.
 
 mod model;
-mod promises;
+pub mod promises;
 
 use crate::core::amount::{Amount, Unit};
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
@@ -10,8 +10,48 @@ use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::core::policy::Protocol;
 use crate::core::usage::Usage;
-use crate::ledger::{Acquire, HolderId, LeaseId};
+use crate::ledger::{Acquire, HolderId, LeaseId, Ledger};
 use std::sync::Arc;
+
+/// Where an adapter keeps a ledger, empty at first.
+#[async_trait::async_trait]
+pub trait Home: Sized + Send + Sync + 'static {
+    async fn new() -> Self;
+    /// The ledger that is there.
+    async fn open(&self) -> Arc<dyn Ledger>;
+}
+
+/// A test for each promise, for the ledgers of a [`Home`]; `$attribute` is put on each.
+macro_rules! keeps_promises {
+    ($home:ty, $attribute:meta) => {
+        $crate::ledger::conformance::keeps_promises!(@each $home, $attribute,
+            what_was_answered_survives_a_crash,
+            a_repeated_request_changes_nothing_and_gets_the_same_answer,
+            a_lease_is_granted_under_all_of_its_limits_or_none,
+            sixteen_holders_at_once_never_get_more_than_the_limit,
+            an_overrun_is_charged_in_full,
+            a_call_is_charged_to_the_window_in_which_it_was_admitted,
+            a_clock_that_goes_back_opens_no_ended_window,
+            a_rolling_window_forgets_only_what_is_older_than_all_of_it,
+            open_calls_of_a_lost_holder_are_charged_as_reserved_and_the_rest_is_free,
+            what_open_calls_have_reserved_cannot_be_given_back,
+            nobody_draws_on_another_holders_lease,
+            each_value_of_a_split_limit_stands_alone,
+            limits_that_only_warn_are_charged_without_a_lease,
+            calls_add_up_exactly_by_their_dimensions,
+            every_history_agrees_with_the_model_and_nothing_is_overspent);
+    };
+    (@each $home:ty, $attribute:meta, $($promise:ident),+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[$attribute]
+            async fn $promise() {
+                $crate::ledger::conformance::promises::$promise::<$home>().await;
+            }
+        )+
+    };
+}
+pub(crate) use keeps_promises;
 
 pub const DAY: Span = Span::Fixed { start_ms: 0, end_ms: 86_400_000 };
 

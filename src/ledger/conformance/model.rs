@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use super::*;
-use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Decision, Entry, Ledger};
 
 const LIMIT: i128 = 1_000;
@@ -65,6 +65,7 @@ struct Lease {
 
 #[derive(Default)]
 struct Model {
+    number: u32,
     settled: i128,
     leases: BTreeMap<u8, Lease>,
     calls: u32,
@@ -72,24 +73,33 @@ struct Model {
 }
 
 impl Model {
+    fn limit(&self) -> LimitTerms {
+        limit(&format!("ns/b/{}", self.number), LIMIT)
+    }
+
+    fn pod(&self, lease: u8) -> HolderId {
+        holder(&format!("pod-{}-{lease}", self.number))
+    }
+
     fn share(&self, lease: u8, percent: u8) -> i128 {
         self.leases.get(&lease).map_or(0, |l| (l.held - l.open) * i128::from(percent) / 100)
     }
 
-    async fn report(&mut self, ledger: &SqliteLedger, lease: u8, entries: Vec<Entry>) {
-        let of = holder(&format!("pod-{lease}"));
+    async fn report(&mut self, ledger: &dyn Ledger, lease: u8, entries: Vec<Entry>) {
+        let of = self.pod(lease);
         ledger.report(&of, entries.clone(), 2_000).await.expect("reported");
         self.last = Some((of, entries));
     }
 
-    async fn step(&mut self, ledger: &SqliteLedger, step: Step) {
-        let id = |lease: u8| LeaseId(format!("lease-{lease}"));
+    async fn step(&mut self, ledger: &dyn Ledger, step: Step) {
+        let number = self.number;
+        let id = |lease: u8| LeaseId(format!("lease-{number}-{lease}"));
         match step {
             Step::Acquire { lease, min, more } => {
-                let state = self.leases.entry(lease).or_default();
+                let (limits, state) = ([self.limit()], self.leases.entry(lease).or_default());
                 state.seq += 1;
-                let mut request = acquire(&format!("lease-{lease}"), state.seq, &[limit("ns/b/l", LIMIT)], min, min + more);
-                request.holder = holder(&format!("pod-{lease}"));
+                let mut request = acquire(&id(lease).0, state.seq, &limits, min, min + more);
+                request.holder = self.pod(lease);
                 let left = LIMIT - self.settled - self.leases.values().map(|l| l.held).sum::<i128>();
                 match ledger.acquire(request).await.expect("an answer") {
                     Decision::Granted { granted, .. } => {
@@ -104,7 +114,7 @@ impl Model {
                 let reserved = self.share(lease, share);
                 let cost = reserved * i128::from(cost_share) / 100;
                 self.calls += 1;
-                let call = format!("call-{}", self.calls);
+                let call = format!("call-{number}-{}", self.calls);
                 let settled =
                     Entry::Settled { record: record(&call, cost, CallOutcome::Completed), lease: Some(id(lease)), unleased: vec![] };
                 self.report(
@@ -131,7 +141,7 @@ impl Model {
                 let reserved = self.share(lease, share);
                 let needed = reserved * i128::from(needed_share) / 100;
                 self.calls += 1;
-                let call = CallId(format!("call-{}", self.calls));
+                let call = CallId(format!("call-{number}-{}", self.calls));
                 let opened = |reserved| Entry::Opened {
                     call: call.clone(),
                     lease: Some(id(lease)),
@@ -154,7 +164,7 @@ impl Model {
                 }
             }
             Step::Gone { lease } => {
-                ledger.holder_gone(&holder(&format!("pod-{lease}")), 2_000).await.expect("reconciled");
+                ledger.holder_gone(&self.pod(lease), 2_000).await.expect("reconciled");
                 if let Some(state) = self.leases.get_mut(&lease) {
                     self.settled += state.open;
                     *state = Lease { seq: state.seq, ..Lease::default() };
@@ -171,24 +181,28 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-    #[test]
-    fn every_history_agrees_with_the_model_and_nothing_is_overspent(steps in proptest::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async {
-            let directory = tempfile::tempdir().expect("a directory");
-            let ledger = SqliteLedger::open(&directory.path().join("ledger.db")).expect("a ledger");
-            let mut model = Model::default();
-            for step in steps {
-                let shown = format!("{step:?}");
-                model.step(&ledger, step).await;
-                let balance = ledger.balances(&[limit("ns/b/l", LIMIT)], 2_000).await.expect("balances").remove(0);
-                let held: i128 = model.leases.values().map(|l| l.held).sum();
-                let open: i128 = model.leases.values().map(|l| l.open).sum();
-                assert_eq!((balance.settled, balance.outstanding, balance.reserved), (model.settled, held, open), "after {shown}");
-                assert!(balance.left() >= 0, "overspent after {shown}: {balance:?}");
-            }
-        });
+/// Histories that are tried; all in one ledger, each on a limit of its own.
+const HISTORIES: u32 = 48;
+
+pub async fn every_history_agrees_with_the_model_and_nothing_is_overspent<H: Home>() {
+    let home = H::new().await;
+    let ledger = home.open().await;
+    let histories = proptest::collection::vec(step(), 1..40);
+    let mut runner = proptest::test_runner::TestRunner::default();
+    for number in 0..HISTORIES {
+        let steps = histories.new_tree(&mut runner).expect("a history").current();
+        let mut model = Model { number, ..Model::default() };
+        for step in &steps {
+            model.step(ledger.as_ref(), step.clone()).await;
+            let balance = ledger.balances(&[model.limit()], 2_000).await.expect("balances").remove(0);
+            let held: i128 = model.leases.values().map(|l| l.held).sum();
+            let open: i128 = model.leases.values().map(|l| l.open).sum();
+            assert_eq!(
+                (balance.settled, balance.outstanding, balance.reserved),
+                (model.settled, held, open),
+                "after {step:?} of {steps:?}"
+            );
+            assert!(balance.left() >= 0, "overspent after {step:?} of {steps:?}: {balance:?}");
+        }
     }
 }

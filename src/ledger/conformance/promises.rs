@@ -1,30 +1,28 @@
-//! The promises, run against the SQLite adapter on a file.
+//! The promises, one a function; each adapter keeps all of them ([`keeps_promises!`]).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
 use crate::ledger::query::{CallQuery, LimitBalance};
-use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Decision, Entry, Ledger, LedgerError};
 
-struct Bench {
-    directory: tempfile::TempDir,
-    ledger: SqliteLedger,
+/// A ledger, and what a promise asks of it.
+struct Bench<H> {
+    home: H,
+    ledger: Arc<dyn Ledger>,
 }
 
-impl Bench {
-    fn new() -> Bench {
-        let directory = tempfile::tempdir().expect("a directory");
-        let ledger = open(directory.path());
-        Bench { directory, ledger }
+impl<H: Home> Bench<H> {
+    async fn new() -> Bench<H> {
+        let home = H::new().await;
+        Bench { ledger: home.open().await, home }
     }
 
     /// As after a crash: the first ledger is dropped without being closed.
-    fn reopen(self) -> Bench {
-        let Bench { directory, ledger } = self;
+    async fn reopen(self) -> Bench<H> {
+        let Bench { home, ledger } = self;
         std::mem::forget(ledger);
-        Bench { ledger: open(directory.path()), directory }
+        Bench { ledger: home.open().await, home }
     }
 
     async fn granted(&self, request: Acquire) -> i128 {
@@ -43,10 +41,6 @@ impl Bench {
     }
 }
 
-fn open(directory: &Path) -> SqliteLedger {
-    SqliteLedger::open(&directory.join("ledger.db")).expect("a ledger")
-}
-
 fn opened(call: &str, lease: &str, reserved: i128) -> Entry {
     Entry::Opened { call: CallId(call.into()), lease: Some(LeaseId(lease.into())), reserved: usd(reserved), draft: None, unleased: vec![] }
 }
@@ -55,20 +49,18 @@ fn settled(call: &str, lease: &str, cost: i128) -> Entry {
     Entry::Settled { record: record(call, cost, CallOutcome::Completed), lease: Some(LeaseId(lease.into())), unleased: vec![] }
 }
 
-#[tokio::test]
-async fn what_was_answered_survives_a_crash() {
-    let bench = Bench::new();
+pub async fn what_was_answered_survives_a_crash<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 1_000);
     assert_eq!(bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 100, 100)).await, 100);
     bench.report(vec![opened("c", "a", 80), settled("c", "a", 60)]).await;
-    let bench = bench.reopen();
+    let bench = bench.reopen().await;
     let balance = bench.balance(&terms).await;
     assert_eq!((balance.settled, balance.outstanding), (60, 40));
 }
 
-#[tokio::test]
-async fn a_repeated_request_changes_nothing_and_gets_the_same_answer() {
-    let bench = Bench::new();
+pub async fn a_repeated_request_changes_nothing_and_gets_the_same_answer<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 1_000);
     for _ in 0..3 {
         assert_eq!(bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 100, 200)).await, 200);
@@ -81,9 +73,8 @@ async fn a_repeated_request_changes_nothing_and_gets_the_same_answer() {
     assert_eq!((balance.settled, balance.outstanding, balance.reserved), (50, 50, 0));
 }
 
-#[tokio::test]
-async fn a_lease_is_granted_under_all_of_its_limits_or_none() {
-    let bench = Bench::new();
+pub async fn a_lease_is_granted_under_all_of_its_limits_or_none<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let (wide, narrow) = (limit("shop/wide/l", 1_000), limit("shop/narrow/l", 10));
     let decision = bench.ledger.acquire(acquire("a", 1, &[wide.clone(), narrow], 20, 20)).await.expect("an answer");
     let Decision::Refused { shortfalls } = decision else { panic!("granted: {decision:?}") };
@@ -94,10 +85,9 @@ async fn a_lease_is_granted_under_all_of_its_limits_or_none() {
     assert_eq!(bench.balance(&wide).await.outstanding, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sixteen_holders_at_once_never_get_more_than_the_limit() {
-    let bench = Bench::new();
-    let ledger = Arc::new(bench.ledger);
+pub async fn sixteen_holders_at_once_never_get_more_than_the_limit<H: Home>() {
+    let bench = Bench::<H>::new().await;
+    let ledger = Arc::clone(&bench.ledger);
     let terms = limit("shop/b/l", 10_000);
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..16 {
@@ -120,9 +110,8 @@ async fn sixteen_holders_at_once_never_get_more_than_the_limit() {
     assert!(balance.left() >= 0 && balance.left() < 30, "a limit that refuses has less left than one call needs: {balance:?}");
 }
 
-#[tokio::test]
-async fn an_overrun_is_charged_in_full() {
-    let bench = Bench::new();
+pub async fn an_overrun_is_charged_in_full<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 100);
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 50, 50)).await;
     bench.report(vec![settled("c", "a", 130)]).await;
@@ -130,9 +119,8 @@ async fn an_overrun_is_charged_in_full() {
     assert_eq!((balance.settled, balance.outstanding, balance.left()), (130, 0, -30));
 }
 
-#[tokio::test]
-async fn a_call_is_charged_to_the_window_in_which_it_was_admitted() {
-    let bench = Bench::new();
+pub async fn a_call_is_charged_to_the_window_in_which_it_was_admitted<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let (today, tomorrow) =
         (limit("shop/b/l", 100), LimitTerms { span: Span::Fixed { start_ms: 86_400_000, end_ms: 172_800_000 }, ..limit("shop/b/l", 100) });
     bench.granted(acquire("a", 1, std::slice::from_ref(&today), 60, 60)).await;
@@ -145,17 +133,15 @@ async fn a_call_is_charged_to_the_window_in_which_it_was_admitted() {
     assert_eq!(bench.ledger.acquire(top_up).await.expect("an answer"), Decision::Expired);
 }
 
-#[tokio::test]
-async fn a_clock_that_goes_back_opens_no_ended_window() {
-    let bench = Bench::new();
+pub async fn a_clock_that_goes_back_opens_no_ended_window<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let today = limit("shop/b/l", 100);
     bench.ledger.report(&holder("pod"), vec![], 86_400_001).await.expect("reported");
     assert_eq!(bench.ledger.acquire(acquire("a", 1, &[today], 10, 10)).await.expect("an answer"), Decision::Expired);
 }
 
-#[tokio::test]
-async fn a_rolling_window_forgets_only_what_is_older_than_all_of_it() {
-    let bench = Bench::new();
+pub async fn a_rolling_window_forgets_only_what_is_older_than_all_of_it<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = LimitTerms { span: Span::Rolling { length_ms: 60_000, bucket_ms: 1_000 }, ..limit("shop/b/l", 100) };
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 60, 60)).await;
     bench.ledger.report(&holder("pod"), vec![settled("c", "a", 60)], 10_500).await.expect("reported");
@@ -165,9 +151,8 @@ async fn a_rolling_window_forgets_only_what_is_older_than_all_of_it() {
     }
 }
 
-#[tokio::test]
-async fn open_calls_of_a_lost_holder_are_charged_as_reserved_and_the_rest_is_free() {
-    let bench = Bench::new();
+pub async fn open_calls_of_a_lost_holder_are_charged_as_reserved_and_the_rest_is_free<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 1_000);
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 200, 200)).await;
     bench.report(vec![opened("c", "a", 80)]).await;
@@ -184,18 +169,16 @@ async fn open_calls_of_a_lost_holder_are_charged_as_reserved_and_the_rest_is_fre
     }
 }
 
-#[tokio::test]
-async fn what_open_calls_have_reserved_cannot_be_given_back() {
-    let bench = Bench::new();
+pub async fn what_open_calls_have_reserved_cannot_be_given_back<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 1_000);
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 100, 100)).await;
     bench.report(vec![opened("c", "a", 80), Entry::GivenBack { lease: LeaseId("a".into()), seq: 2, amount: usd(100) }]).await;
     assert_eq!(bench.balance(&terms).await.outstanding, 80);
 }
 
-#[tokio::test]
-async fn nobody_draws_on_another_holders_lease() {
-    let bench = Bench::new();
+pub async fn nobody_draws_on_another_holders_lease<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/b/l", 1_000);
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 100, 100)).await;
     let stolen = bench.ledger.report(&holder("thief"), vec![settled("c", "a", 50)], 2_000).await;
@@ -203,9 +186,8 @@ async fn nobody_draws_on_another_holders_lease() {
     assert_eq!(bench.balance(&terms).await.settled, 0, "a report is applied whole or not at all");
 }
 
-#[tokio::test]
-async fn each_value_of_a_split_limit_stands_alone() {
-    let bench = Bench::new();
+pub async fn each_value_of_a_split_limit_stands_alone<H: Home>() {
+    let bench = Bench::<H>::new().await;
     for (lease, value) in [("a", "x"), ("b", "y")] {
         bench.granted(acquire(lease, 1, &[limit(&format!("shop/b/l={value}"), 100)], 100, 100)).await;
     }
@@ -214,18 +196,16 @@ async fn each_value_of_a_split_limit_stands_alone() {
     assert_eq!(balances.iter().map(|b| (b.key.0.as_str(), b.left())).collect::<Vec<_>>(), [("shop/b/l=x", 0), ("shop/b/l=y", 0)]);
 }
 
-#[tokio::test]
-async fn limits_that_only_warn_are_charged_without_a_lease() {
-    let bench = Bench::new();
+pub async fn limits_that_only_warn_are_charged_without_a_lease<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let terms = limit("shop/warn/l", 10);
     let entry = Entry::Settled { record: record("c", 25, CallOutcome::Completed), lease: None, unleased: vec![terms.clone()] };
     bench.report(vec![entry]).await;
     assert_eq!(bench.balance(&terms).await.left(), -15);
 }
 
-#[tokio::test]
-async fn calls_add_up_exactly_by_their_dimensions() {
-    let bench = Bench::new();
+pub async fn calls_add_up_exactly_by_their_dimensions<H: Home>() {
+    let bench = Bench::<H>::new().await;
     let cost = 9_000_000_000_000_123_457;
     bench
         .report(
@@ -239,11 +219,4 @@ async fn calls_add_up_exactly_by_their_dimensions() {
     assert_eq!((totals[0].calls, totals[0].cost, totals[0].usage.total()), (3, PicoUsd(cost * 3), 45));
 }
 
-#[tokio::test]
-async fn a_file_from_a_newer_release_is_refused() {
-    let Bench { directory, ledger } = Bench::new();
-    ledger.close().await;
-    let path = directory.path().join("ledger.db");
-    rusqlite::Connection::open(&path).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("a version");
-    assert!(matches!(SqliteLedger::open(&path), Err(LedgerError::NewerSchema { found: 99, .. })));
-}
+pub use super::model::every_history_agrees_with_the_model_and_nothing_is_overspent;

@@ -26,7 +26,7 @@ pub fn holder_gone(rows: &mut Rows, holder: &HolderId, now_ms: i64, books: &mut 
         charge_as_reserved(rows, &id, &call, now_ms);
         result.unknown_calls += 1;
         result.charged += call.reserved;
-        books.push(Booking::Call { record: Arc::new(record(id, call)), holder: holder.clone(), at_ms: now_ms });
+        books.push(Booking::Call { record: Arc::new(record(id, call)), holder: holder.clone(), at_ms: now_ms, replaces: false });
     }
     let leases = rows.leases.iter().filter(|(_, lease)| lease.holder == *holder && !lease.outstanding.is_zero());
     let leases: Vec<(LeaseId, Amount)> = leases.map(|(id, lease)| (id.clone(), lease.outstanding)).collect();

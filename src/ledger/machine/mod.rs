@@ -44,11 +44,12 @@ pub enum Answer {
 /// What is written down of a request beside the rows, and only ever read by queries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Booking {
-    /// Replaces what was booked of the same call before, when that was charged as reserved.
+    /// `replaces` what was booked of the same call before, when that was charged as reserved; else it is the first.
     Call {
         record: Arc<CallRecord>,
         holder: HolderId,
         at_ms: i64,
+        replaces: bool,
     },
     Outcome {
         id: String,

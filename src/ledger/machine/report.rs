@@ -26,8 +26,8 @@ pub fn report(rows: &mut Rows, holder: &HolderId, entries: &[Entry], now_ms: i64
                 );
             }
             Entry::Settled { record, lease, unleased } => {
-                if settle(rows, record, lease.as_ref(), unleased, now_ms) {
-                    books.push(Booking::Call { record: Arc::clone(record), holder: holder.clone(), at_ms: now_ms });
+                if let Some(replaces) = settle(rows, record, lease.as_ref(), unleased, now_ms) {
+                    books.push(Booking::Call { record: Arc::clone(record), holder: holder.clone(), at_ms: now_ms, replaces });
                 }
             }
             Entry::GivenBack { lease, seq, amount } => give_back(rows, lease, *seq, *amount, now_ms),
@@ -66,11 +66,13 @@ fn open(rows: &mut Rows, call: &CallId, row: OpenCall) {
     }
 }
 
-/// Charges a call that has ended; false when its end was known already.
-fn settle(rows: &mut Rows, record: &CallRecord, lease: Option<&LeaseId>, unleased: &[LimitTerms], now_ms: i64) -> bool {
+/// Charges a call that has ended, and says whether it was booked before, as unknown; `None` when its end was known already.
+fn settle(rows: &mut Rows, record: &CallRecord, lease: Option<&LeaseId>, unleased: &[LimitTerms], now_ms: i64) -> Option<bool> {
     close(rows, &record.id);
     let amount = if record.outcome.is_charged() { record.amount() } else { Amount::ZERO };
-    match rows.ended.get(&record.id).cloned() {
+    let booked = rows.ended.get(&record.id).cloned();
+    let replaces = booked.is_some();
+    match booked {
         None => {
             let mut charges = Vec::new();
             if let Some(lease) = lease {
@@ -88,10 +90,10 @@ fn settle(rows: &mut Rows, record: &CallRecord, lease: Option<&LeaseId>, unlease
                 rows.charge(&charge.account, amount.in_unit(charge.unit) - charge.amount);
             }
         }
-        Some(Ended::Known) => return false,
+        Some(Ended::Known) => return None,
     }
     rows.ended.put(record.id.clone(), Ended::Known);
-    true
+    Some(replaces)
 }
 
 /// Takes a call from the open ones.

@@ -9,6 +9,8 @@ mod read;
 mod row;
 mod save;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;
@@ -56,11 +58,6 @@ impl SqliteLedger {
         Ok(SqliteLedger { queue, reader: Arc::new(Mutex::new(reader)), changes, writer: Mutex::new(Some(writer)) })
     }
 
-    /// Grows whenever something was written.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
-    }
-
     /// Runs a query beside the writer, off the async threads.
     async fn read<T: Send + 'static>(
         &self,
@@ -69,16 +66,6 @@ impl SqliteLedger {
         let reader = Arc::clone(&self.reader);
         let run = move || query(&reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         tokio::task::spawn_blocking(run).await.map_err(|_| LedgerError::Stopped)?
-    }
-
-    /// Finishes what is queued and closes the file. Afterwards every request answers [`LedgerError::Stopped`].
-    pub async fn close(self) {
-        drop(self.queue);
-        let writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            // A writer that panicked has nothing left to finish.
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        }
     }
 }
 
@@ -112,6 +99,19 @@ impl Ledger for SqliteLedger {
 
     async fn outcomes(&self, from_ms: i64, to_ms: i64) -> Result<Vec<OutcomeCount>, LedgerError> {
         self.read(move |connection| read::outcomes(connection, from_ms, to_ms)).await
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    async fn close(&self) {
+        self.queue.close();
+        let writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing left to finish.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
     }
 }
 

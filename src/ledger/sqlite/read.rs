@@ -3,20 +3,18 @@
 use rusqlite::{Connection, Row, params};
 
 use super::load;
-use crate::core::call::CallOutcome;
-use crate::core::dimensions::{Dimension, Dimensions, Origin};
+use super::row::not_text;
+use crate::core::dimensions::{Dimensions, Origin};
 use crate::core::limit::{LimitKey, LimitTerms};
 use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::usage::Usage;
+use crate::ledger::columns::{to_count, to_dimensions, to_outcome, to_tier};
 use crate::ledger::machine::Rows;
 use crate::ledger::machine::rows::{counted_buckets, held_account};
 use crate::ledger::machine::touch::Accounts;
-use crate::ledger::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
+use crate::ledger::query::{CallQuery, CallTotals, LimitBalance, MAX_SPLITS, OutcomeCount};
 use crate::ledger::{HolderId, LedgerError};
-
-/// Values of a split limit that one query returns at most.
-const MAX_SPLITS: usize = 1_000;
 
 pub fn holders(connection: &Connection) -> Result<Vec<HolderId>, LedgerError> {
     const SQL: &str = "SELECT holder FROM leases WHERE usd <> '0' OR tokens <> 0 OR requests <> 0 UNION SELECT holder FROM open_calls";
@@ -85,10 +83,7 @@ fn total(row: &Row<'_>) -> Result<CallTotals, LedgerError> {
         requested_tier: tier(row, 12)?,
         tier: tier(row, 13)?,
         needed_tier: tier(row, 14)?,
-        outcome: OUTCOMES
-            .into_iter()
-            .find(|o| o.name() == outcome)
-            .ok_or_else(|| LedgerError::Corrupt("an outcome that is none".to_owned()))?,
+        outcome: to_outcome(&outcome)?,
         calls: count(row, 16)?,
         usage: Usage {
             input: count(row, 17)?,
@@ -110,28 +105,17 @@ fn total(row: &Row<'_>) -> Result<CallTotals, LedgerError> {
     })
 }
 
-const OUTCOMES: [CallOutcome; 5] =
-    [CallOutcome::Completed, CallOutcome::Failed, CallOutcome::Interrupted, CallOutcome::Unknown, CallOutcome::Refused];
-
 fn count(row: &Row<'_>, column: usize) -> Result<u64, LedgerError> {
-    u64::try_from(row.get::<_, i64>(column)?).map_err(|_| LedgerError::Corrupt("a negative count".to_owned()))
+    to_count(row.get(column)?)
 }
 
 fn tier(row: &Row<'_>, column: usize) -> Result<Option<Tier>, LedgerError> {
-    let name: String = row.get(column)?;
-    Ok(Tier::ALL.into_iter().find(|t| t.name() == name))
+    Ok(to_tier(row.get_ref(column)?.as_str().map_err(not_text)?))
 }
 
-/// Five columns from `first` on, in the order of [`Dimension::ALL`].
+/// Five columns from `first` on, in the order of the dimensions.
 fn dimensions(row: &Row<'_>, first: usize) -> Result<Dimensions, LedgerError> {
-    let mut dimensions = Dimensions::default();
-    for (index, dimension) in Dimension::ALL.into_iter().enumerate() {
-        let value: String = row.get(first + index)?;
-        if !value.is_empty() {
-            dimensions.0.insert(dimension, value);
-        }
-    }
-    Ok(dimensions)
+    Ok(to_dimensions([row.get(first)?, row.get(first + 1)?, row.get(first + 2)?, row.get(first + 3)?, row.get(first + 4)?]))
 }
 
 pub fn outcomes(connection: &Connection, from_ms: i64, to_ms: i64) -> Result<Vec<OutcomeCount>, LedgerError> {

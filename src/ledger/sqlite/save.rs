@@ -126,7 +126,7 @@ fn account(connection: &Connection, key: &AccountKey, change: Change<'_, Account
 pub fn bookings(connection: &Connection, books: &[Booking]) -> Result<(), LedgerError> {
     for booking in books {
         match booking {
-            Booking::Call { record, holder, at_ms } => calls::insert(connection, holder, record, *at_ms)?,
+            Booking::Call { record, holder, at_ms, replaces: _ } => calls::insert(connection, holder, record, *at_ms)?,
             Booking::Outcome { .. } => calls::insert_outcome(connection, booking)?,
         }
     }

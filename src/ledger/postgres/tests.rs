@@ -1,0 +1,249 @@
+//! The promises of the port, kept by a real server; and those that only several replicas, or a server that fails, can break.
+
+#[path = "../../../tests/postgres/server.rs"]
+mod server;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex as StdMutex, PoisonError, Weak};
+use std::time::Instant;
+
+use super::*;
+use crate::core::call::{CallId, CallOutcome};
+use crate::core::limit::{LimitKey, Span};
+use crate::ledger::LeaseId;
+use crate::ledger::conformance::{Home, acquire, holder, keeps_promises, limit, record, usd};
+use server::Server;
+
+/// Nobody waits for longer: the time that the writer gives a request, an attempt that is under way, and what a busy machine takes.
+const ANSWERED: Duration = Duration::from_secs(15);
+
+/// A schema of its own in a server that all tests share; the last of them ends it.
+struct Schema {
+    server: Arc<Server>,
+    name: String,
+}
+
+fn shared_server() -> Arc<Server> {
+    static SERVER: StdMutex<Weak<Server>> = StdMutex::new(Weak::new());
+    let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Server::start(&std::env::temp_dir()));
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+impl Schema {
+    async fn on(server: Arc<Server>) -> Schema {
+        static SCHEMAS: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("ledger_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        let schema = Schema { server, name };
+        schema.execute(&format!("CREATE SCHEMA {}", schema.name)).await;
+        schema
+    }
+
+    fn url(&self) -> String {
+        self.server.url(&self.name)
+    }
+
+    async fn execute(&self, sql: &str) {
+        let database = Database::parse(&self.url(), None).expect("an address");
+        database.connect().await.expect("a connection").batch_execute(sql).await.expect("done");
+    }
+
+    async fn replica(&self) -> Arc<PostgresLedger> {
+        Arc::new(PostgresLedger::open(&self.url(), None).await.expect("a ledger"))
+    }
+}
+
+#[async_trait]
+impl Home for Schema {
+    async fn new() -> Schema {
+        Schema::on(tokio::task::spawn_blocking(shared_server).await.expect("a server")).await
+    }
+
+    async fn open(&self) -> Arc<dyn Ledger> {
+        self.replica().await
+    }
+}
+
+keeps_promises!(Schema, ignore = "needs PostgreSQL's server: make test-postgres");
+
+fn rolling(key: &str, amount: i128) -> LimitTerms {
+    LimitTerms { key: LimitKey(key.into()), span: Span::Rolling { length_ms: 60_000, bucket_ms: 1 }, ..limit(key, amount) }
+}
+
+fn settled(call: &str, lease: &str, cost: i128) -> Vec<Entry> {
+    let lease = Some(LeaseId(lease.into()));
+    let opened = Entry::Opened { call: CallId(call.into()), lease: lease.clone(), reserved: usd(cost), draft: None, unleased: vec![] };
+    vec![opened, Entry::Settled { record: record(call, cost, CallOutcome::Completed), lease, unleased: vec![] }]
+}
+
+/// Asks until the ledger is there, as a sidecar does; how long the slowest answer took.
+async fn insist<T, F: Future<Output = Result<T, LedgerError>>>(slowest: &mut Duration, ask: impl Fn() -> F) -> T {
+    loop {
+        let began = Instant::now();
+        let answer = ask().await;
+        *slowest = began.elapsed().max(*slowest);
+        match answer {
+            Ok(answer) => return answer,
+            Err(LedgerError::Unreachable(_)) => sleep(Duration::from_millis(20)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A holder that gets leases of two limits and spends them, asking one replica after the other and telling two at once.
+struct Spender {
+    number: usize,
+    replicas: Vec<Arc<PostgresLedger>>,
+    limits: Vec<LimitTerms>,
+    /// Calls that were settled, and the slowest answer.
+    calls: u64,
+    slowest: Duration,
+}
+
+const COST: i128 = 30;
+
+impl Spender {
+    async fn spend(mut self, rounds: usize) -> Spender {
+        let (pod, lease) = (holder(&format!("pod-{}", self.number)), format!("lease-{}", self.number));
+        for round in 0..rounds {
+            let replica = |n: usize| &self.replicas[(self.number + round + n) % self.replicas.len()];
+            let now_ms = 1_000 + round as i64;
+            let mut request = acquire(&lease, round as u64 + 1, &self.limits, COST, COST);
+            (request.holder, request.now_ms) = (pod.clone(), now_ms);
+            let decision = insist(&mut self.slowest, || replica(0).acquire(request.clone())).await;
+            if !matches!(decision, Decision::Granted { .. }) {
+                continue;
+            }
+            let entries = settled(&format!("call-{}-{round}", self.number), &lease, COST);
+            let (mut first, mut second) = (Duration::ZERO, Duration::ZERO);
+            tokio::join!(
+                insist(&mut first, || replica(0).report(&pod, entries.clone(), now_ms)),
+                insist(&mut second, || replica(1).report(&pod, entries.clone(), now_ms)),
+            );
+            self.slowest = self.slowest.max(first).max(second);
+            self.calls += 1;
+        }
+        self
+    }
+}
+
+async fn spend_on(
+    replicas: &[Arc<PostgresLedger>],
+    limits: &[LimitTerms],
+    spenders: usize,
+    rounds: usize,
+) -> tokio::task::JoinSet<Spender> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..spenders {
+        let spender = Spender { number, replicas: replicas.to_vec(), limits: limits.to_vec(), calls: 0, slowest: Duration::ZERO };
+        tasks.spawn(spender.spend(rounds));
+    }
+    tasks
+}
+
+/// Every call was charged once to each limit, and recorded once; nothing was overspent.
+async fn assert_exact(ledger: &PostgresLedger, limits: &[LimitTerms], calls: u64) {
+    for balance in ledger.balances(limits, 2_000).await.expect("balances") {
+        assert_eq!(balance.settled, i128::from(calls) * COST, "{balance:?}");
+        assert_eq!(balance.reserved, 0, "{balance:?}");
+        assert!(balance.left() >= 0, "overspent: {balance:?}");
+    }
+    let totals = ledger.totals(&CallQuery { from_ms: 0, to_ms: i64::MAX, route: None }).await.expect("totals");
+    assert_eq!(totals.iter().map(|t| t.calls).sum::<u64>(), calls);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn replicas_that_write_at_once_never_overspend_and_charge_each_call_once() {
+    let schema = Schema::new().await;
+    let (first, second, third) = tokio::join!(schema.replica(), schema.replica(), schema.replica());
+    let replicas = [first, second, third];
+    // Room for 150 of the 12 × 20 calls that are tried.
+    let limits = [limit("shop/day/l", 150 * COST), rolling("shop/rolling/l", 150 * COST)];
+    let spenders = spend_on(&replicas, &limits, 12, 20).await.join_all().await;
+    let calls = spenders.iter().map(|spender| spender.calls).sum();
+    assert_eq!(calls, 150, "a limit that refuses has less left than one call needs");
+    assert_exact(&replicas[0], &limits, calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_server_that_crashes_with_requests_under_way_loses_nothing_and_charges_nothing_twice() {
+    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
+    let schema = Schema::on(Arc::clone(&server)).await;
+    let replicas = [schema.replica().await, schema.replica().await];
+    let limits = [limit("shop/day/l", i128::from(i64::MAX)), rolling("shop/rolling/l", i128::from(i64::MAX))];
+    let spenders = spend_on(&replicas, &limits, 8, 60).await;
+    let mut changes = replicas[0].changes();
+    for _ in 0..3 {
+        // In the middle of the work, which then stands still until the server is back.
+        let before = *changes.borrow_and_update();
+        changes.wait_for(|count| *count > before + 3).await.expect("the ledger works");
+        let server = Arc::clone(&server);
+        tokio::task::spawn_blocking(move || {
+            server.crash();
+            server.start_again();
+        })
+        .await
+        .expect("a server");
+    }
+    let spenders = spenders.join_all().await;
+    let calls = spenders.iter().map(|spender| spender.calls).sum();
+    assert_eq!(calls, 8 * 60);
+    assert_exact(&replicas[1], &limits, calls).await;
+    assert!(spenders.iter().all(|spender| spender.slowest < ANSWERED));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn whoever_asks_while_the_server_is_gone_is_told_so_and_is_served_when_it_is_back() {
+    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
+    let schema = Schema::on(Arc::clone(&server)).await;
+    let replica = schema.replica().await;
+    server.crash();
+    let began = Instant::now();
+    let ask = acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10);
+    let (first, read) = tokio::join!(replica.acquire(ask.clone()), replica.holders());
+    assert!(matches!(first, Err(LedgerError::Unreachable(_))), "{first:?}");
+    assert!(matches!(read, Err(LedgerError::Unreachable(_))), "{read:?}");
+    assert!(began.elapsed() < ANSWERED);
+    tokio::task::spawn_blocking(move || server.start_again()).await.expect("a server");
+    let mut took = Duration::ZERO;
+    assert!(matches!(insist(&mut took, || replica.acquire(ask.clone())).await, Decision::Granted { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn answers_are_durable_whatever_the_roles_default() {
+    let schema = Schema::new().await;
+    let careless = format!("{}%20-csynchronous_commit%3Doff", schema.url());
+    let client = Database::parse(&careless, None).expect("an address").connect().await.expect("a connection");
+    let setting: String = client.query_one("SHOW synchronous_commit", &[]).await.expect("a setting").get(0);
+    assert_eq!(setting, "on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_row_that_cannot_be_read_fails_only_those_who_need_it() {
+    let schema = Schema::new().await;
+    let replica = schema.replica().await;
+    let ask = |lease: &str, seq| acquire(lease, seq, &[limit(&format!("shop/{lease}/l"), 100)], 10, 10);
+    replica.acquire(ask("a", 1)).await.expect("an answer");
+    schema.execute("UPDATE leases SET answer = 'none'").await;
+    let (a, b, c) = tokio::join!(replica.acquire(ask("a", 2)), replica.acquire(ask("b", 1)), replica.acquire(ask("c", 1)));
+    assert!(matches!(a, Err(LedgerError::Corrupt(_))), "{a:?}");
+    assert!(matches!((&b, &c), (Ok(Decision::Granted { .. }), Ok(Decision::Granted { .. }))), "{b:?} {c:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_database_from_a_newer_release_is_refused() {
+    let schema = Schema::new().await;
+    schema.replica().await.close().await;
+    schema.execute("UPDATE ledger_version SET version = 99").await;
+    let newer = PostgresLedger::open(&schema.url(), None).await.err();
+    assert!(matches!(newer, Some(LedgerError::NewerSchema { found: 99, .. })), "{newer:?}");
+}
