@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
+.PHONY: help demo demo-down test test-unit test-fuzz test-simulation test-model test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
   bench-ledger bench-accounting
 
 help: ## List the targets
@@ -21,6 +21,8 @@ test: ## Every level of test
 	$(STAGE) lint $(MAKE) --no-print-directory lint && \
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
 	$(STAGE) fuzz $(MAKE) --no-print-directory test-fuzz && \
+	$(STAGE) simulation $(MAKE) --no-print-directory test-simulation && \
+	$(STAGE) model $(MAKE) --no-print-directory test-model && \
 	$(STAGE) conformance $(MAKE) --no-print-directory test-conformance && \
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
 	$(STAGE) chart $(MAKE) --no-print-directory lint-chart && \
@@ -36,6 +38,12 @@ test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds,
 
 test-fuzz: ## Every parser of outside bytes, a second each (FUZZ_SECONDS, FUZZ_SEED, FUZZ_TARGET)
 	cargo test --quiet --locked --test fuzz
+
+test-simulation: ## A million random histories of leases, crashes and lost messages (SIM_SCHEDULES, SIM_SEED, SIM_STORED)
+	cargo test --quiet --locked --test simulation
+
+test-model: ## Every history of a few calls (MODEL_SCENARIO)
+	cargo test --quiet --locked --test model
 
 test-conformance: ## Real SDKs through a sidecar, and the provider's bill against the ledger to the pico-dollar
 	cargo build --locked --bin spendkeeper-sidecar --bin spendkeeper-test-provider

@@ -14,7 +14,7 @@ mod line;
 mod segments;
 mod tail;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -265,17 +265,22 @@ impl Journal {
     }
 }
 
-/// Without the openings of calls that end in the same batch: the ledger would forget them again at once.
-fn without_short_calls(mut entries: Vec<Reported>) -> Vec<Reported> {
-    let ended: HashSet<CallId> = entries
-        .iter()
-        .filter_map(|entry| match entry {
-            Reported::Settled { record, .. } => Some(record.id.clone()),
-            _ => None,
-        })
-        .collect();
-    entries.retain(|entry| !matches!(entry, Reported::Opened { call, .. } if ended.contains(call)));
-    entries
+/// Without the openings of calls that end in the same batch: the ledger would forget them again at once. Where their lease gives something
+/// back in between they stay: an opening that lowers what a call had reserved is what makes that free.
+pub fn without_short_calls(entries: Vec<Reported>) -> Vec<Reported> {
+    let mut ended: HashMap<CallId, Option<LeaseId>> = HashMap::new();
+    let mut kept: Vec<Reported> = Vec::with_capacity(entries.len());
+    for entry in entries.into_iter().rev() {
+        match &entry {
+            Reported::Settled { record, lease, .. } => drop(ended.insert(record.id.clone(), lease.clone())),
+            Reported::GivenBack { lease, .. } => ended.retain(|_, of| of.as_ref() != Some(lease)),
+            Reported::Opened { call, .. } if ended.contains_key(call) => continue,
+            Reported::Opened { .. } | Reported::Outcome { .. } => {}
+        }
+        kept.push(entry);
+    }
+    kept.reverse();
+    kept
 }
 
 #[cfg(test)]

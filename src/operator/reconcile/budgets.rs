@@ -88,9 +88,10 @@ fn ready(parsed: &Result<&Budget, String>, enforcement: Enforcement) -> Finding 
     Finding { type_: condition::READY, holds, reason, message, is_alarm: false }
 }
 
-/// A limit is exhausted while it has less left than a call that it refused in this window needed.
+/// A limit is exhausted while it has less left than a call that it refused in this window needed, or was lowered to what is spent.
 fn exhausted(balances: &[(LimitBalance, Option<Refusal>)]) -> Finding {
-    let refusing = balances.iter().find(|(b, refusal)| refusal.is_some_and(|r| r.last_ms >= b.window_start_ms && b.left() < r.smallest));
+    let refused = |b: &LimitBalance, r: &Refusal| r.last_ms >= b.window_start_ms && b.left() < r.smallest;
+    let refusing = balances.iter().find(|(b, refusal)| b.settled >= b.limit || refusal.is_some_and(|r| refused(b, &r)));
     let (holds, reason, message) = match refusing {
         Some((b, _)) => {
             let until = b.window_end_ms.map(|end| format!("; it is whole again at {}", rfc3339(end))).unwrap_or_default();
@@ -227,6 +228,8 @@ mod tests {
         assert!(message.contains("$0.040000 of $1.000000 is left") && message.contains("Raise the limit"), "{message}");
         let (status, _) = decided(&budget, vec![(balance(100, 0), Some(refusal))]);
         assert_eq!(is(&status, "Exhausted"), Some(false), "a raised limit refuses no longer");
+        let (status, _) = decided(&budget, vec![(balance(1_000_000_000_000, 0), None)]);
+        assert_eq!(is(&status, "Exhausted"), Some(true), "a limit that was lowered to what is spent refuses whatever comes");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::Position;
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallRecord};
-use crate::core::lease::LeaseId;
+use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
 /// One line.
@@ -88,6 +88,13 @@ impl Held {
     pub fn unanswered(&self, lease: &LeaseId) -> Option<LeaseAsk> {
         let (limits, min, want) = self.asked.clone()?;
         Some(LeaseAsk { lease: lease.clone(), seq: self.seq, limits, min, want, need: min })
+    }
+
+    /// What goes back once the process that held it is gone, its open calls are settled, and the request that it left
+    /// unanswered turned out to be granted `granted`.
+    pub fn give_back(&self, lease: &LeaseId, granted: Amount) -> Option<GiveBack> {
+        let amount = self.outstanding + granted;
+        (!amount.is_zero()).then(|| GiveBack { lease: lease.clone(), seq: self.seq + 1, amount })
     }
 }
 

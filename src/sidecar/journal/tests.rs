@@ -110,6 +110,22 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
 }
 
 #[test]
+fn what_makes_a_give_back_free_is_reported_before_it_though_its_call_has_ended() {
+    let opened = |reserved| Reported::Opened {
+        call: CallId("c".into()),
+        lease: Some(lease()),
+        reserved: amount(reserved),
+        draft: None,
+        unleased: vec![],
+    };
+    let back = Reported::GivenBack { lease: lease(), seq: 2, amount: amount(5) };
+    let end = settled("c").into_reported().unwrap();
+    let all = vec![opened(2), back.clone(), end.clone()];
+    assert_eq!(without_short_calls(all.clone()), all);
+    assert_eq!(without_short_calls(vec![back.clone(), opened(7), opened(2), end.clone()]), vec![back, end]);
+}
+
+#[test]
 fn half_a_line_is_as_if_it_had_never_been_written() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
@@ -133,6 +149,57 @@ fn half_a_line_is_as_if_it_had_never_been_written() {
         entries.extend(batch.entries);
     }
     assert_eq!(entries.len(), 1);
+}
+
+#[test]
+fn a_journal_that_is_cut_at_any_byte_charges_every_call_that_it_knows_once_and_forgets_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    // The position after each write, and the calls that are known from there on.
+    let mut writes = vec![(journal.end(), 0)];
+    let mut known = |calls| writes.push((journal.end(), calls));
+    let open = |id: &str| journal.opened(Arc::new(draft(id)), Some(&lease()), &[]).unwrap();
+    journal.asked(ask(1)).unwrap();
+    journal.answered(lease(), amount(40)).unwrap();
+    known(0);
+    open("a");
+    known(1);
+    open("b");
+    known(2);
+    journal.append(vec![settled("a"), Line::Counter { metric: "m".into(), value: 1 }]).unwrap();
+    known(2);
+    open("b");
+    known(2);
+    journal.give_back([GiveBack { lease: lease(), seq: 2, amount: amount(1) }]).unwrap();
+    known(2);
+    open("c");
+    known(3);
+    journal.append(vec![settled("b")]).unwrap();
+    known(3);
+    drop(journal);
+    let name = |path: &Path| path.join("0000000000000000.journal");
+    let text = fs::read(name(directory.path())).unwrap();
+    assert_eq!(text.len() as Position, writes.last().unwrap().0);
+
+    for cut in writes[0].0 as usize..=text.len() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(name(directory.path()), &text[..cut]).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        journal.settle_open_calls().unwrap();
+        let mut charged: Vec<String> = Vec::new();
+        let mut position = 0;
+        while position < journal.end() {
+            let batch = journal.read(position, 100).unwrap();
+            position = batch.end;
+            charged.extend(batch.entries.into_iter().filter_map(|entry| match entry {
+                Reported::Settled { record, .. } => Some(record.id.0.clone()),
+                _ => None,
+            }));
+        }
+        charged.sort();
+        let calls = writes.iter().rev().find(|(end, _)| *end <= cut as Position).unwrap().1;
+        assert_eq!(charged, ["a", "b", "c"][..calls], "cut at {cut}");
+    }
 }
 
 #[test]
