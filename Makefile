@@ -22,6 +22,8 @@ test: ## Every level of test
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
 	$(STAGE) postgres $(MAKE) --no-print-directory test-postgres && \
 	$(STAGE) fuzz $(MAKE) --no-print-directory test-fuzz && \
+	$(STAGE) simulation $(MAKE) --no-print-directory test-simulation && \
+	$(STAGE) model $(MAKE) --no-print-directory test-model && \
 	$(STAGE) conformance $(MAKE) --no-print-directory test-conformance && \
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
 	$(STAGE) chart $(MAKE) --no-print-directory lint-chart && \
@@ -40,6 +42,12 @@ test-postgres: ## The ledger's promises on a PostgreSQL server of its own (of th
 
 test-fuzz: ## Every parser of outside bytes, a second each (FUZZ_SECONDS, FUZZ_SEED, FUZZ_TARGET)
 	cargo test --quiet --locked --test fuzz
+
+test-simulation: ## A million random histories of leases, crashes and lost messages (SIM_SCHEDULES, SIM_SEED, SIM_STORED)
+	cargo test --quiet --locked --test simulation
+
+test-model: ## Every history of a few calls (MODEL_SCENARIO)
+	cargo test --quiet --locked --test model
 
 test-conformance: ## Real SDKs through a sidecar, and the provider's bill against the ledger to the pico-dollar
 	cargo build --locked --bin spendkeeper-sidecar --bin spendkeeper-test-provider

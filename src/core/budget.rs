@@ -194,6 +194,13 @@ impl CompiledLimit {
     }
 }
 
+/// Limits of budgets that are not what they were, or are no more: what is held under them, or under a value of one that is split, was
+/// measured by the old ones.
+pub fn changed_limits(before: &[Budget], now: &[Budget]) -> Vec<LimitKey> {
+    let changed = before.iter().filter(|old| !now.contains(old));
+    changed.flat_map(|budget| budget.limits.iter().map(|limit| LimitKey::new(&budget.key, &limit.name))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -234,6 +241,15 @@ mod tests {
 
     fn keys(keys: &[LimitKey]) -> Vec<&str> {
         keys.iter().map(|k| k.0.as_str()).collect()
+    }
+
+    #[test]
+    fn limits_have_changed_when_their_budget_has_or_when_it_is_gone() {
+        let lowered = Budget { limits: vec![limit("daily", 99), limit("hourly", 9)], ..budget("lowered") };
+        let before = [budget("same"), budget("lowered"), budget("gone")];
+        let now = [budget("new"), lowered, budget("same")];
+        assert_eq!(keys(&changed_limits(&before, &now)), ["shop/lowered/daily", "shop/gone/daily"]);
+        assert_eq!(changed_limits(&before, &before), []);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub const IDLE_MS: i64 = 2_000;
 const SPEND_WINDOW_MS: i64 = 5_000;
 
 /// A request for a lease, or for more of one. Sent again unchanged until it is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ask {
     pub lease: LeaseId,
     pub seq: u64,
@@ -64,7 +64,7 @@ pub struct GiveBack {
 }
 
 /// Every lease of one sidecar.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LeaseBook {
     /// The lease that new calls draw on, for each set of limits (sorted).
     current: BTreeMap<Vec<LimitKey>, Lease>,
@@ -72,7 +72,7 @@ pub struct LeaseBook {
     closing: BTreeMap<LeaseId, Closing>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Lease {
     id: LeaseId,
     seq: u64,
@@ -85,11 +85,13 @@ struct Lease {
     left: Option<PicoUsd>,
     /// Sent and not answered.
     asking: Option<Ask>,
+    /// One of its limits has changed since: nothing is drawn any more, and it closes once its request is answered.
+    revoked: bool,
     spend: Spend,
     watch: Watch,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Closing {
     seq: u64,
     reserved: Amount,
@@ -98,7 +100,7 @@ struct Closing {
 impl LeaseBook {
     /// Draws `need` for a call, if so much is free under exactly these limits.
     pub fn draw(&mut self, limits: &[LimitKey], need: Amount, now_ms: i64) -> Option<LeaseId> {
-        let lease = self.current.get_mut(limits).filter(|l| now_ms < l.expires_ms && l.free.covers(&need))?;
+        let lease = self.current.get_mut(limits).filter(|l| l.is_open(now_ms) && l.free.covers(&need))?;
         lease.free -= need;
         lease.reserved += need;
         lease.watch.drawn(need, lease.free);
@@ -136,11 +138,11 @@ impl LeaseBook {
                 lease.expires_ms = expires_ms;
                 lease.left = left;
                 lease.watch.restart(now_ms, lease.free);
-                None
             }
-            Answer::Refused => None,
-            Answer::Expired => self.close(limits),
+            Answer::Refused => {}
+            Answer::Expired => return self.close(limits),
         }
+        if lease.revoked { self.close(limits) } else { None }
     }
 
     /// Ends a call that drew `reserved` on `lease` and cost `cost`. The rest is free again, or goes back if the lease is closing.
@@ -189,6 +191,21 @@ impl LeaseBook {
         sets.iter().filter_map(|set| self.close(set)).collect()
     }
 
+    /// What was granted under any of `limits`, or under a value of one that is split, was measured by what that limit was before:
+    /// nothing more is drawn on it, and what is free goes back; where a request is under way, once that is answered.
+    pub fn revoke(&mut self, limits: &[LimitKey]) -> Vec<GiveBack> {
+        let touches = |set: &Vec<LimitKey>| set.iter().any(|key| limits.iter().any(|limit| limit == key || limit.0 == key.base()));
+        let sets: Vec<_> = self.current.keys().filter(|set| touches(set)).cloned().collect();
+        let close = |set: &Vec<LimitKey>| match self.current.get_mut(set).filter(|lease| lease.asking.is_some()) {
+            Some(lease) => {
+                lease.revoked = true;
+                None
+            }
+            None => self.close(set),
+        };
+        sets.iter().filter_map(close).collect()
+    }
+
     /// Returns everything that no call has drawn: for the end of a sidecar.
     pub fn close_all(&mut self) -> Vec<GiveBack> {
         let sets: Vec<_> = self.current.keys().cloned().collect();
@@ -202,7 +219,7 @@ impl LeaseBook {
 
     /// What a call under exactly these limits could draw.
     pub fn free(&self, limits: &[LimitKey], now_ms: i64) -> Amount {
-        self.current.get(limits).filter(|l| !l.has_expired(now_ms)).map_or(Amount::ZERO, |l| l.free)
+        self.current.get(limits).filter(|l| l.is_open(now_ms)).map_or(Amount::ZERO, |l| l.free)
     }
 
     /// What calls under exactly these limits may still cost, by the ledger's last word and what is free here; `None` without a
@@ -238,9 +255,15 @@ impl Lease {
             expires_ms: i64::MAX,
             left: None,
             asking: None,
+            revoked: false,
             spend: Spend::default(),
             watch: Watch { since_ms: now_ms, ..Watch::default() },
         }
+    }
+
+    /// New calls may draw.
+    fn is_open(&self, now_ms: i64) -> bool {
+        !self.revoked && !self.has_expired(now_ms)
     }
 
     fn has_expired(&self, now_ms: i64) -> bool {
@@ -269,7 +292,7 @@ impl Lease {
 }
 
 /// What a lease went through since a moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Watch {
     since_ms: i64,
     /// The least that was free, which nobody needed.
@@ -290,7 +313,7 @@ impl Watch {
 }
 
 /// Costs by time, in two windows: the one under way and the one before.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Spend {
     since_ms: i64,
     current: Amount,

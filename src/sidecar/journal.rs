@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
 
-pub use line::{Held, Line, OpenedCall, State};
+pub use line::{Held, Line, OpenedCall, State, reported};
 use segments::Segments;
 use tail::Tail;
 

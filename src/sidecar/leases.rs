@@ -204,6 +204,11 @@ impl Leases {
         self.give_back(|book| book.recall(limits, None));
     }
 
+    /// These limits have changed: nothing more is drawn on what was granted under the old ones. See [`LeaseBook::revoke`].
+    pub fn revoke(&self, limits: &[LimitKey]) {
+        self.give_back(|book| book.revoke(limits));
+    }
+
     /// Gives back everything that no call has drawn.
     pub fn close_all(&self) {
         self.give_back(LeaseBook::close_all);

@@ -69,15 +69,14 @@ fn recover(journal: &Arc<Journal>, source: &Arc<dyn LeaseSource>) -> Result<(), 
         if held.asked.is_some() {
             tokio::spawn(learn_and_give_back(Arc::clone(journal), Arc::clone(source), lease, held));
         } else {
-            give_back(journal, lease, held.seq, held.outstanding);
+            give_back(journal, held.give_back(&lease, Amount::ZERO));
         }
     }
     Ok(())
 }
 
-fn give_back(journal: &Journal, lease: LeaseId, seq: u64, amount: Amount) {
-    let back = GiveBack { lease, seq: seq + 1, amount };
-    if let Err(error) = journal.give_back([back].into_iter().filter(|b| !b.amount.is_zero())) {
+fn give_back(journal: &Journal, back: Option<GiveBack>) {
+    if let Err(error) = journal.give_back(back) {
         tracing::error!(%error, "a lease of the process before cannot go back before this pod ends");
     }
 }
@@ -95,7 +94,7 @@ async fn learn_and_give_back(journal: Arc<Journal>, source: Arc<dyn LeaseSource>
     if let Err(error) = journal.answered(lease.clone(), granted) {
         tracing::warn!(%error, "an answer of the ledger is not in the journal");
     }
-    give_back(&journal, lease, held.seq, held.outstanding + granted);
+    give_back(&journal, held.give_back(&lease, granted));
 }
 
 /// Serves until `stop` resolves, then ends in order: calls under way are given `drain`, what is open then is charged as

@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::call::Sidecar;
-use super::config::put_in_force;
+use super::config::{Snapshot, put_in_force};
 use crate::channel::client::{ClientError, OperatorClient};
 use crate::channel::message::Pushed;
+use crate::core::budget::changed_limits;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -44,16 +45,30 @@ async fn follow_once(sidecar: &Sidecar, client: &OperatorClient) -> Result<(), C
     Ok(())
 }
 
-fn take(sidecar: &Sidecar, push: Pushed) {
+/// Does as the operator says.
+pub fn take(sidecar: &Sidecar, push: Pushed) {
     if let Some(policy) = push.policy {
         let generation = policy.generation;
+        let before = sidecar.in_force.load_full();
         match put_in_force(&sidecar.in_force, policy, &push.credentials) {
-            Ok(true) => tracing::info!(generation, operator = push.operator_version, "a policy is in force"),
+            Ok(true) => {
+                tracing::info!(generation, operator = push.operator_version, "a policy is in force");
+                revoke_changed(sidecar, before.as_deref());
+            }
             Ok(false) => tracing::debug!(generation, "a policy older than the one in force is ignored"),
             Err(error) => tracing::error!(generation, %error, "a policy cannot be used; the one before stays in force"),
         }
     }
     if !push.recall.is_empty() {
         sidecar.accounts.leases.recall(&push.recall);
+    }
+}
+
+/// What is held under limits that are not what they were is not drawn on any more, so that a lowered limit binds at once.
+fn revoke_changed(sidecar: &Sidecar, before: Option<&Snapshot>) {
+    let (Some(before), Some(now)) = (before, sidecar.in_force.load_full()) else { return };
+    let changed = changed_limits(&before.policy.budgets, &now.policy.budgets);
+    if !changed.is_empty() {
+        sidecar.accounts.leases.revoke(&changed);
     }
 }

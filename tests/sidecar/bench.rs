@@ -11,8 +11,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use spendkeeper::channel::message::{BackendCredential, Pushed};
+use spendkeeper::channel::secret::Secret;
 use spendkeeper::core::call::CallOutcome;
 use spendkeeper::core::limit::LimitKey;
+use spendkeeper::core::policy::Policy;
 use spendkeeper::ledger::query::{CallQuery, CallTotals, LimitBalance};
 use spendkeeper::ledger::sqlite::SqliteLedger;
 use spendkeeper::ledger::{HolderId, Ledger};
@@ -25,6 +28,7 @@ use spendkeeper::sidecar::source::LocalSource;
 use spendkeeper::sidecar::start::{Parts, assemble, run};
 use spendkeeper::sidecar::telemetry::{self, Target};
 use spendkeeper::sidecar::upstream::Upstream;
+use spendkeeper::sidecar::watch::take;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -110,6 +114,16 @@ impl Bench {
         let running = tokio::spawn(run(Arc::clone(&sidecar), listener, None, stopped, Duration::from_secs(5)));
         let client = Client::builder(TokioExecutor::new()).build_http();
         Bench { url, ledger, sidecar, stop, running, client, directory }
+    }
+
+    /// The operator pushes the policy in force, changed.
+    pub fn push(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = self.sidecar.in_force.load_full().unwrap().policy.clone();
+        policy.generation += 1;
+        change(&mut policy);
+        let value = Secret::new("sk-real".to_owned());
+        let credentials = vec![BackendCredential { route: policy.routes[0].key.clone(), backend: "one".to_owned(), value }];
+        take(&self.sidecar, Pushed { policy: Some(policy), credentials, recall: vec![], operator_version: "test".to_owned() });
     }
 
     pub async fn send(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Response<Incoming> {

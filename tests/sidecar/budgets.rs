@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use spendkeeper::core::call::CallOutcome;
+use spendkeeper::core::limit::LimitKey;
+use spendkeeper::core::money::PicoUsd;
 
 use super::bench::{Answer, Bench, budget, openai, policy, policy_at};
 use super::provider::Provider;
@@ -47,6 +49,22 @@ async fn a_refused_call_never_reaches_the_provider() {
     assert_eq!(bench.chat("answer", 800).await.status, 429);
     assert_eq!(provider.calls(), 0);
     assert_eq!(bench.ended(CallOutcome::Refused).await, 1);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_lowered_beneath_what_is_spent_stops_the_next_call_though_a_lease_would_cover_it() {
+    let provider = Provider::start().await;
+    let bench = Bench::start(&policy(&provider, &budget("usd: \"1.00\"", ""))).await;
+    assert_eq!(bench.chat("answer", 800).await.status, 200);
+    let limits = [LimitKey("default/b/total".into())];
+    let held = bench.sidecar.accounts.leases.free(&limits);
+    assert!(held.usd > PicoUsd::from_micro(5_000), "{held:?}");
+    bench.push(|policy| policy.budgets[0].limits[0].amount = 1);
+    assert!(bench.sidecar.accounts.leases.free(&limits).is_zero());
+    let refused = bench.chat("answer", 100).await;
+    assert_eq!((refused.status, provider.calls()), (429, 1), "{}", refused.text);
+    bench.push(|policy| policy.budgets[0].limits[0].amount = PicoUsd::from_usd(2).0);
+    assert_eq!(bench.chat("answer", 100).await.status, 200);
 }
 
 #[tokio::test]

@@ -116,6 +116,24 @@ fn a_recall_returns_what_is_free_under_that_limit_and_each_rest_as_its_call_sett
 }
 
 #[test]
+fn nothing_is_drawn_on_what_was_granted_under_a_limit_that_has_changed_not_even_on_what_is_granted_just_now() {
+    let mut book = LeaseBook::default();
+    let split = set(&["a=x"]);
+    let (ask, _) = book.ask(&split, amount(10), Amount::ZERO, 0, || id("l"));
+    let granted = Answer::Granted { amount: amount(10), expires_ms: 60_000, left: None };
+    book.answered(&split, &ask, granted, 0);
+    let (ask, _) = book.ask(&split, amount(20), Amount::ZERO, 1, || unreachable!());
+    assert_eq!(book.revoke(&set(&["b"])), vec![]);
+    assert!(book.free(&split, 1).usd.0 == 10);
+    assert_eq!(book.revoke(&set(&["a"])), vec![], "a request is under way");
+    assert_eq!((book.draw(&split, amount(1), 1), book.free(&split, 1)), (None, Amount::ZERO));
+    let back = book.answered(&split, &ask, granted, 2).expect("all of it goes back");
+    assert_eq!((back.seq, back.amount.usd.0, book.held()), (3, 20, Amount::ZERO));
+    let (next, _) = book.ask(&split, amount(1), Amount::ZERO, 3, || id("next"));
+    assert_eq!((next.lease, next.seq), (id("next"), 1));
+}
+
+#[test]
 fn a_cost_above_its_reservation_is_taken_from_what_is_free() {
     let mut book = holding(10, 60_000);
     let lease = book.draw(&set(&["a"]), amount(4), 1).unwrap();
@@ -155,6 +173,7 @@ enum Step {
     Settle { call: usize, cost: i64 },
     Tick { after: i64 },
     Recall { limit: usize },
+    Revoke { limit: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -165,6 +184,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (any::<usize>(), 0..60i64).prop_map(|(call, cost)| Step::Settle { call, cost }),
         2 => (1..3_000i64).prop_map(|after| Step::Tick { after }),
         1 => (0..2usize).prop_map(|limit| Step::Recall { limit }),
+        1 => (0..2usize).prop_map(|limit| Step::Revoke { limit }),
     ];
     prop::collection::vec(step, 1..200)
 }
@@ -211,6 +231,7 @@ proptest! {
                     now += after;
                     ledger.take(book.tick(now));
                 }
+                Step::Revoke { limit } => ledger.take(book.revoke(&set(&[["a", "b"][limit]]))),
                 Step::Recall { limit } => ledger.take(book.recall(&set(&[["a", "b"][limit]]), None)),
             }
             prop_assert_eq!(book.held(), ledger.total());

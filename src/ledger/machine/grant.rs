@@ -31,9 +31,12 @@ pub fn acquire(rows: &mut Rows, request: &Acquire) -> Result<Decision, Rejected>
         return Ok(Decision::Expired);
     }
     let decision = decide(rows, request, now_ms);
-    if let Decision::Granted { granted, .. } = &decision {
-        grant(rows, request, limits, *granted, &decision, now_ms);
-    }
+    let granted = match &decision {
+        Decision::Granted { granted, .. } => *granted,
+        _ => Amount::ZERO,
+    };
+    // A refusal is remembered, too: a copy of the request that comes late must not be granted to somebody who was told otherwise.
+    grant(rows, request, limits, granted, &decision, now_ms);
     Ok(decision)
 }
 

@@ -13,6 +13,7 @@ use tonic::Status;
 use super::{ControlService, Recall};
 use crate::channel::message::{BackendCredential, Pushed};
 use crate::channel::proto;
+use crate::core::budget::changed_limits;
 use crate::core::limit::LimitKey;
 use crate::core::policy::Policy;
 use crate::operator::policies::PodPolicy;
@@ -143,7 +144,8 @@ impl Feed {
         if self.told.as_ref() == Some(&now) {
             return Some(());
         }
-        let recall = self.told.as_ref().map_or_else(Vec::new, |told| changed_limits(&told.policy.policy, &now.policy.policy));
+        let recall =
+            self.told.as_ref().map_or_else(Vec::new, |told| changed_limits(&told.policy.policy.budgets, &now.policy.policy.budgets));
         let policy = Policy { generation: self.service.next_generation(), ..now.policy.policy.clone() };
         self.push("policy", Some(policy), now.credentials.clone(), recall).await?;
         self.told = Some(now);
@@ -174,11 +176,4 @@ impl Feed {
         let _ = self.sender.send(Err(status)).await;
         None
     }
-}
-
-/// Limits of budgets that are not what they were: what is held under them was measured by the old ones, so that a lowered
-/// limit binds at once. (Those of split budgets are held under their values, and come back once they are idle.)
-fn changed_limits(before: &Policy, now: &Policy) -> Vec<LimitKey> {
-    let changed = before.budgets.iter().filter(|old| now.budgets.iter().any(|new| new.key == old.key && new != *old));
-    changed.flat_map(|budget| budget.limits.iter().map(|limit| LimitKey(format!("{}/{}", budget.key, limit.name)))).collect()
 }

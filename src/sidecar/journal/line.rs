@@ -1,6 +1,6 @@
 //! The journal's lines and the state that they add up to.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::Position;
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallRecord};
-use crate::core::lease::LeaseId;
+use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
 /// One line.
@@ -67,27 +67,36 @@ impl Line {
 }
 
 /// What the operator is told of these lines. Of a call that ends among them only that: the ledger would forget at once that it began.
-pub fn reported<'a>(lines: impl Iterator<Item = &'a Line> + Clone) -> Vec<Reported> {
-    let ends = lines.clone().filter_map(|line| match line {
-        Line::Reported(Reported::Settled { record, .. }) => Some(&record.id),
-        _ => None,
-    });
-    let ended: HashSet<&CallId> = ends.collect();
-    let told = |line: &Line| match line {
-        Line::Reported(reported) => Some(reported.clone()),
-        Line::Opened(opened) if !ended.contains(&opened.record.id) => {
-            let OpenedCall { record, lease, unleased } = &**opened;
-            Some(Reported::Opened {
-                call: record.id.clone(),
-                lease: lease.clone(),
-                reserved: record.reserved,
-                draft: Some(Arc::clone(record)),
-                unleased: unleased.clone(),
-            })
+/// Where its lease gives something back in between it is told, too: that a call has lowered what it had reserved is what makes
+/// that free.
+pub fn reported<'a>(lines: impl DoubleEndedIterator<Item = &'a Line>) -> Vec<Reported> {
+    let mut ended: HashMap<&CallId, Option<&LeaseId>> = HashMap::new();
+    let mut told = Vec::new();
+    for line in lines.rev() {
+        match line {
+            Line::Reported(reported) => {
+                match reported {
+                    Reported::Settled { record, lease, .. } => drop(ended.insert(&record.id, lease.as_ref())),
+                    Reported::GivenBack { lease, .. } => ended.retain(|_, of| *of != Some(lease)),
+                    Reported::Opened { .. } | Reported::Outcome { .. } => {}
+                }
+                told.push(reported.clone());
+            }
+            Line::Opened(opened) if !ended.contains_key(&opened.record.id) => {
+                let OpenedCall { record, lease, unleased } = &**opened;
+                told.push(Reported::Opened {
+                    call: record.id.clone(),
+                    lease: lease.clone(),
+                    reserved: record.reserved,
+                    draft: Some(Arc::clone(record)),
+                    unleased: unleased.clone(),
+                });
+            }
+            _ => {}
         }
-        _ => None,
-    };
-    lines.filter_map(told).collect()
+    }
+    told.reverse();
+    told
 }
 
 /// A lease as the ledger sees it.
@@ -106,6 +115,13 @@ impl Held {
     pub fn unanswered(&self, lease: &LeaseId) -> Option<LeaseAsk> {
         let (limits, min, want) = self.asked.clone()?;
         Some(LeaseAsk { lease: lease.clone(), seq: self.seq, limits, min, want, need: min })
+    }
+
+    /// What goes back once the process that held it is gone, its open calls are settled, and the request that it left
+    /// unanswered turned out to be granted `granted`.
+    pub fn give_back(&self, lease: &LeaseId, granted: Amount) -> Option<GiveBack> {
+        let amount = self.outstanding + granted;
+        (!amount.is_zero()).then(|| GiveBack { lease: lease.clone(), seq: self.seq + 1, amount })
     }
 }
 

@@ -110,6 +110,25 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
 }
 
 #[test]
+fn what_makes_a_give_back_free_is_reported_before_it_though_its_call_has_ended() {
+    let opened = |reserved| {
+        let record = Arc::new(CallRecord { reserved: amount(reserved), ..draft("c") });
+        Line::Opened(Arc::new(OpenedCall { record, lease: Some(lease()), unleased: vec![] }))
+    };
+    let back = Line::Reported(Reported::GivenBack { lease: lease(), seq: 2, amount: amount(5) });
+    let told = |lines: &[&Line]| {
+        let name = |entry: &Reported| match entry {
+            Reported::Opened { reserved, .. } => format!("opened {}", reserved.usd.0),
+            Reported::Settled { .. } => "settled".to_owned(),
+            _ => "given back".to_owned(),
+        };
+        reported(lines.iter().copied()).iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[&opened(2), &back, &settled("c")]), ["opened 2", "given back", "settled"]);
+    assert_eq!(told(&[&back, &opened(7), &opened(2), &settled("c")]), ["given back", "settled"]);
+}
+
+#[test]
 fn half_a_line_is_as_if_it_had_never_been_written() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
@@ -133,6 +152,57 @@ fn half_a_line_is_as_if_it_had_never_been_written() {
         entries.extend(batch.entries);
     }
     assert_eq!(entries.len(), 1);
+}
+
+#[test]
+fn a_journal_that_is_cut_at_any_byte_charges_every_call_that_it_knows_once_and_forgets_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    // The position after each write, and the calls that are known from there on.
+    let mut writes = vec![(journal.end(), 0)];
+    let mut known = |calls| writes.push((journal.end(), calls));
+    let open = |id: &str| journal.opened(Arc::new(draft(id)), Some(&lease()), &[]).unwrap();
+    journal.asked(ask(1)).unwrap();
+    journal.answered(lease(), amount(40)).unwrap();
+    known(0);
+    open("a");
+    known(1);
+    open("b");
+    known(2);
+    journal.append(vec![settled("a"), Line::Counter { metric: "m".into(), value: 1 }]).unwrap();
+    known(2);
+    open("b");
+    known(2);
+    journal.give_back([GiveBack { lease: lease(), seq: 2, amount: amount(1) }]).unwrap();
+    known(2);
+    open("c");
+    known(3);
+    journal.append(vec![settled("b")]).unwrap();
+    known(3);
+    drop(journal);
+    let name = |path: &Path| path.join("0000000000000000.journal");
+    let text = fs::read(name(directory.path())).unwrap();
+    assert_eq!(text.len() as Position, writes.last().unwrap().0);
+
+    for cut in writes[0].0 as usize..=text.len() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(name(directory.path()), &text[..cut]).unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        journal.settle_open_calls().unwrap();
+        let mut charged: Vec<String> = Vec::new();
+        let mut position = 0;
+        while position < journal.end() {
+            let batch = journal.read(position, 100).unwrap();
+            position = batch.end;
+            charged.extend(batch.entries.into_iter().filter_map(|entry| match entry {
+                Reported::Settled { record, .. } => Some(record.id.0.clone()),
+                _ => None,
+            }));
+        }
+        charged.sort();
+        let calls = writes.iter().rev().find(|(end, _)| *end <= cut as Position).unwrap().1;
+        assert_eq!(charged, ["a", "b", "c"][..calls], "cut at {cut}");
+    }
 }
 
 #[test]

@@ -179,7 +179,9 @@ impl LimitMemory {
             latches.push((alert.clone(), known.after(level, now_ms, hold_ms)));
         }
         self.alerts = latches;
-        let refuses = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.smallest);
+        // A limit that was lowered to what is spent refuses whatever comes.
+        let refused = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.smallest);
+        let refuses = refused || balance.settled >= balance.limit;
         self.exhausted = self.exhausted.after(if refuses { Level::Met } else { Level::Over }, now_ms, EXHAUSTED_HOLD_MS);
         let on = self.alerts.iter().filter(|(_, latch)| latch.is_on());
         View {

@@ -79,6 +79,8 @@ fn a_limit_is_exhausted_while_it_has_less_left_than_what_it_refused() {
     assert!(message.contains("$0.040000 of $1.000000 is left") && message.contains("Raise the limit"), "{message}");
     let (status, _) = decided(&budget, vec![(balance(100, 0), Some(refusal))]);
     assert_eq!(is(&status, "Exhausted"), Some(false), "a raised limit refuses no longer");
+    let (status, _) = decided(&budget, vec![(balance(1_000_000_000_000, 0), None)]);
+    assert_eq!(is(&status, "Exhausted"), Some(true), "a limit that was lowered to what is spent refuses whatever comes");
 }
 
 #[test]
