@@ -103,7 +103,8 @@ async fn connection(sidecar: Arc<Sidecar>, stream: TcpStream, watcher: Watcher) 
     let served = if first == PREFACE {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_header_list_size(HEADER_LIMIT).max_concurrent_streams(STREAMS);
-        watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await
+        // Boxed, so that the others do not have room for its state.
+        Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service))).await
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);

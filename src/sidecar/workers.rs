@@ -9,12 +9,17 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// A sidecar shares its pod's CPUs with the app.
 const WORKERS: usize = 2;
+/// On each worker something is due so often: sooner than the time-outs of calls, hardly any of which ever comes to pass. A runtime wakes
+/// itself up, by a write to an eventfd and a wait that returns at once, when a timer is set that is due before all others. Without this
+/// one, each time-out of a call that is alone on its worker was.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Threads that end, with all that is still on them, when this is dropped.
 pub struct Workers(Vec<Worker>);
@@ -50,9 +55,17 @@ impl Workers {
 impl Worker {
     fn start(number: usize) -> io::Result<Worker> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (handle, (running, ended)) = (runtime.handle().clone(), oneshot::channel::<Infallible>());
+        let (handle, (running, mut ended)) = (runtime.handle().clone(), oneshot::channel::<Infallible>());
         let thread = std::thread::Builder::new().name(format!("calls-{number}")).spawn(move || {
-            let _ = runtime.block_on(ended);
+            runtime.block_on(async {
+                let mut heartbeat = tokio::time::interval(HEARTBEAT);
+                loop {
+                    tokio::select! {
+                        _ = &mut ended => return,
+                        _ = heartbeat.tick() => {}
+                    }
+                }
+            });
         })?;
         Ok(Worker { runtime: handle, connections: Arc::default(), running: Some(running), thread: Some(thread) })
     }
