@@ -34,6 +34,8 @@ const MIN_SPREAD_HOURS: usize = 6;
 const MIN_DAYS: usize = 7;
 /// Days by which an outlook's level and its error are measured.
 const RECENT_DAYS: usize = 7;
+/// The median of seven is about as sure as the mean of four: of normal errors, 2/π of them (Laplace).
+const LEVEL_DAYS: usize = 4;
 /// What is unusual now is taken to last for so many hours more.
 const PERSISTENCE_HOURS: i64 = 3;
 const MILLI: i128 = 1_000;
@@ -109,7 +111,7 @@ impl Pace {
         let lasting = i128::from(remaining_ms.min(PERSISTENCE_HOURS * HOUR_MS));
         let unusual = outlook.unusual(history, self.now_ms).saturating_mul(lasting) / i128::from(HOUR_MS);
         let expected = self.spent + (to_come.saturating_add(unusual)).max(0);
-        let half = spread(outlook.day_error, remaining_ms, DAY_HOURS * HOUR_MS, outlook.days);
+        let half = spread(outlook.day_error, remaining_ms, DAY_HOURS * HOUR_MS, LEVEL_DAYS);
         Some(Forecast { expected, interval: Some(((expected - half).max(self.spent), expected.saturating_add(half))) })
     }
 
@@ -161,8 +163,6 @@ pub struct Outlook {
     hours: Vec<i128>,
     /// Four of the last days in five were within so much of what the others say of them.
     day_error: i128,
-    /// Days that it was learnt from.
-    days: usize,
 }
 
 /// A day that is over.
@@ -205,7 +205,7 @@ impl Outlook {
             let total = usual[usize::try_from(weekday).unwrap_or_default()].saturating_mul(level);
             shape(&days, weekday).map(move |(part, whole)| (total.saturating_mul(part).saturating_add(whole / 2)) / whole)
         });
-        Some(Outlook { hours: hours.collect(), day_error: quantile(errors, 80), days: days.len() })
+        Some(Outlook { hours: hours.collect(), day_error: quantile(errors, 80) })
     }
 
     /// What an hour, by its number since 1970, is expected to cost, in thousandths.

@@ -82,15 +82,44 @@ const PAST: usize = 60;
 const ENOUGH_PAST: usize = 10;
 /// Peers with a past that say what is usual.
 const ENOUGH_PEERS: usize = 3;
-/// In five minutes, less than this part of the limit is not worth a word; without a past or peers, a tenth.
-const MATERIAL: i128 = 100;
-const MATERIAL_WITHOUT_PAST: i128 = 10;
-/// What a value without a past or peers may usually spend a minute: this part of the limit.
-const SHARE: i128 = 500;
 /// What is calm for so long has stopped running.
 const CALM_MS: i64 = FIVE_MINUTES_MS;
 /// Values that are remembered of one budget; whoever was silent longest is forgotten first.
 const MAX_VALUES: usize = 1_000;
+
+/// The limit by which a runaway is worth a word: one that would last for years matters to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// In the unit of what is noted.
+    pub limit: i128,
+    /// The limit's window; `None` for ever.
+    pub window_ms: Option<i64>,
+}
+
+impl Scale {
+    /// A part of the limit, or, of a longer window, what is spent in `for_ms` at so many times the rate that its window allows, if
+    /// that is less.
+    fn least(self, part: i128, times: i128, for_ms: i64) -> i128 {
+        let share = self.limit / part;
+        let at_rate = self.window_ms.map(|window| self.limit.saturating_mul(times * i128::from(for_ms)) / i128::from(window.max(1)));
+        at_rate.map_or(share, |at_rate| at_rate.min(share)).max(1)
+    }
+
+    /// What five minutes must have cost to be worth a word: a hundredth of the limit, or what the window allows.
+    fn material(self) -> i128 {
+        self.least(100, 1, FIVE_MINUTES_MS)
+    }
+
+    /// The same of somebody of whom nothing is known: a tenth, or fifty times what the window allows.
+    fn material_without_past(self) -> i128 {
+        self.least(10, 50, FIVE_MINUTES_MS)
+    }
+
+    /// What somebody of whom nothing is known may usually spend in a minute: a five-hundredth, or five times what the window allows.
+    fn usual_without_past(self) -> i128 {
+        self.least(500, 5, MINUTE_MS)
+    }
+}
 
 /// What a usual rate was known from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +158,8 @@ struct Trail {
     minute: i64,
     of_minute: (i128, u64),
     last_ms: i64,
+    /// When it was last refused because it is held back.
+    refused_ms: Option<i64>,
     latch: Latch,
     running: Option<Running>,
 }
@@ -144,6 +175,7 @@ impl Trail {
             minute: at_ms.div_euclid(MINUTE_MS),
             of_minute: (0, 0),
             last_ms: at_ms,
+            refused_ms: None,
             latch: Latch::default(),
             running: None,
         }
@@ -179,24 +211,27 @@ impl Trail {
         five_minutes.saturating_mul(outcomes).saturating_mul(2) < spent.saturating_mul(factor).saturating_mul(recent)
     }
 
-    fn look(&mut self, value: &str, factor: i128, limit: i128, peers: Option<i128>, now_ms: i64) {
+    fn look(&mut self, value: &str, factor: i128, scale: Scale, peers: Option<i128>, now_ms: i64) {
         self.turn(now_ms);
-        let by_limit = (limit / SHARE).max(1);
         let (usual, basis) = match (self.usual(), peers) {
             (Some(own), _) => (own, Basis::Past),
             (None, Some(peers)) => (peers, Basis::Peers),
-            (None, None) => (by_limit, Basis::Limit),
+            (None, None) => (scale.usual_without_past(), Basis::Limit),
         };
         let minute = Trail::last(&self.spent, MINUTE_MS, now_ms);
         let five_minutes = Trail::last(&self.spent, FIVE_MINUTES_MS, now_ms);
-        let material = if basis == Basis::Limit { limit / MATERIAL_WITHOUT_PAST } else { limit / MATERIAL };
+        let material = if basis == Basis::Limit { scale.material_without_past() } else { scale.material() };
         let dearest = self.dearest.largest(now_ms - MINUTE_MS, now_ms);
-        let too_fast = minute - dearest >= usual.saturating_mul(factor) && five_minutes >= material.max(1);
+        let too_fast = minute - dearest >= usual.saturating_mul(factor) && five_minutes >= material;
         let runs = too_fast && !self.is_busy(five_minutes, factor, now_ms);
         // Who runs is measured by what was usual when it began.
         let before = self.running.as_ref().map_or(usual, |running| running.usual);
+        let is_refused = self.refused_ms.is_some_and(|at| now_ms - at < MINUTE_MS);
         let level = if runs {
             Level::Met
+        } else if is_refused {
+            // That it spends little is not its own doing.
+            Level::Between
         } else if minute.saturating_mul(2) < before.saturating_mul(3) {
             Level::Over
         } else {
@@ -206,7 +241,7 @@ impl Trail {
         if !self.latch.is_on() {
             self.running = None;
         } else if self.running.is_none() {
-            let allowance = usual.saturating_mul(3).max(limit / 1_000).max(1);
+            let allowance = usual.saturating_mul(3).max(1);
             self.running = Some(Running { value: value.to_owned(), per_minute: minute, usual, basis, allowance });
         }
     }
@@ -250,12 +285,19 @@ impl Watch {
         }
     }
 
-    /// Who runs away now. `limit` is the limit that says what is worth a word, in the unit of what was noted.
-    pub fn look(&mut self, rule: &Runaway, limit: i128, now_ms: i64) -> Vec<Running> {
+    /// `value` asked for more than it may spend while it is held back, and was refused: it would run if it could.
+    pub fn refused(&mut self, value: &str, at_ms: i64) {
+        if let Some(trail) = self.0.get_mut(value) {
+            trail.refused_ms = trail.refused_ms.max(Some(at_ms));
+        }
+    }
+
+    /// Who runs away now.
+    pub fn look(&mut self, rule: &Runaway, scale: Scale, now_ms: i64) -> Vec<Running> {
         let usual: Vec<i128> = self.0.values().filter_map(Trail::usual).collect();
         let peers = (usual.len() >= ENOUGH_PEERS).then(|| median(usual.into_iter()));
         for (value, trail) in &mut self.0 {
-            trail.look(value, rule.factor.into(), limit, peers, now_ms);
+            trail.look(value, rule.factor.into(), scale, peers, now_ms);
         }
         self.0.values().filter_map(|trail| trail.running.clone()).collect()
     }
@@ -268,7 +310,7 @@ mod tests {
     use super::*;
 
     const RULE: Runaway = Runaway { by: RunawayBy::Agent, action: RunawayAction::Warn, factor: 10 };
-    const LIMIT: i128 = 100_000;
+    const LIMIT: Scale = Scale { limit: 100_000, window_ms: None };
     const SECOND: i64 = 1_000;
 
     /// An hour in which agents spend 20 a minute each, in four calls, with an outcome a minute.
@@ -301,7 +343,7 @@ mod tests {
         let (mut watch, now) = usual_hour(&["a", "b"]);
         let (seconds, running) = seconds_until_found(&mut watch, "a", 100, 0, now).expect("found");
         assert!(seconds <= 15, "after {seconds} s");
-        assert_eq!((running.usual, running.basis, running.allowance), (20, Basis::Past, 100));
+        assert_eq!((running.usual, running.basis, running.allowance), (20, Basis::Past, 60));
     }
 
     #[test]
@@ -311,7 +353,7 @@ mod tests {
         assert_eq!(watch.look(&RULE, LIMIT, now), []);
         for second in 1..=300 {
             watch.spent("a", 4, now + second * SECOND);
-            assert_eq!(watch.look(&RULE, 100 * LIMIT, now + second * SECOND), []);
+            assert_eq!(watch.look(&RULE, Scale { limit: 10_000_000, window_ms: None }, now + second * SECOND), []);
         }
     }
 
@@ -325,6 +367,22 @@ mod tests {
         assert_eq!(seconds_until_found(&mut alone.clone(), "first", 30, 0, 0), None, "nine thousand in five minutes are no tenth");
         let (seconds, running) = seconds_until_found(&mut alone, "first", 200, 0, 0).expect("found");
         assert_eq!((seconds, running.basis), (50, Basis::Limit), "a tenth of the limit");
+    }
+
+    #[test]
+    fn in_a_long_window_a_small_part_of_the_limit_is_worth_a_word() {
+        // A month's limit that twenty a minute use a twentieth of: 400 use it up.
+        let month = Scale { limit: 17_280_000, window_ms: Some(30 * 24 * 60 * MINUTE_MS) };
+        assert_eq!((month.material(), month.usual_without_past()), (2_000, 2_000));
+        let (watch, now) = usual_hour(&["a"]);
+        let found = |each: i128| {
+            let mut watch = watch.clone();
+            (1..=300).any(|second| {
+                watch.spent("a", each, now + second * SECOND);
+                !watch.look(&RULE, month, now + second * SECOND).is_empty()
+            })
+        };
+        assert!(found(20) && !found(5));
     }
 
     #[test]
@@ -357,6 +415,13 @@ mod tests {
         }
         let calm = (at - stopped) / SECOND;
         assert!((300..=370).contains(&calm), "{calm}");
+        // Who is held back spends nothing, and has not stopped for all that.
+        let mut held = watch.clone();
+        let (found_after, _) = seconds_until_found(&mut held, "a", 100, 0, at).expect("found");
+        for second in found_after..3_600 {
+            held.refused("a", at + second * SECOND);
+            assert_eq!(held.look(&RULE, LIMIT, at + second * SECOND).len(), 1);
+        }
         // It is as quick to see the next.
         assert!(seconds_until_found(&mut watch, "a", 100, 0, at).expect("found").0 <= 15);
     }
@@ -381,7 +446,7 @@ mod tests {
             for (amount, pause) in calls {
                 at += pause * SECOND;
                 watch.spent("a", amount, at);
-                for running in watch.look(&RULE, 1_000, at) {
+                for running in watch.look(&RULE, Scale { limit: 1_000, window_ms: None }, at) {
                     // … so whoever is found did spend ten times as much.
                     prop_assert!(running.per_minute >= 10 * running.usual);
                 }

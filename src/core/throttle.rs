@@ -6,11 +6,12 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
+use super::limit::LimitKey;
 use super::policy::{Budget, Enforcement, Limit, ResourceKey, Scope, Window};
 use super::runaway::{Runaway, RunawayBy};
 
 /// The name of the one limit of a throttle.
-pub const LIMIT: &str = "runaway";
+const LIMIT: &str = "runaway";
 /// What a throttled value may spend in a minute, it may spend in any minute.
 const WINDOW_MS: i64 = 60_000;
 
@@ -22,14 +23,22 @@ pub struct Throttle {
     pub allowance: i128,
 }
 
+/// The limit that holds back `value`. No resource can have its budget's name: it has a tilde.
+pub fn key(budget: &ResourceKey, by: RunawayBy, value: &str) -> LimitKey {
+    LimitKey::new(&name(budget, by, value), LIMIT)
+}
+
+fn name(budget: &ResourceKey, by: RunawayBy, value: &str) -> ResourceKey {
+    ResourceKey(format!("{budget}~{}", digest(by, value)))
+}
+
 /// The budget that holds `throttle` back, of those calls that `budget` counts; `None` when that has no limit to take the unit from.
 pub fn budget(budget: &Budget, rule: &Runaway, throttle: &Throttle) -> Option<Budget> {
     let unit = budget.limits.first()?.unit;
     let window = Window::Rolling { length_ms: WINDOW_MS };
     let limit = Limit { name: LIMIT.into(), unit, amount: throttle.allowance, window, grants: Vec::new(), reset_at_ms: None };
     Some(Budget {
-        // No resource can have this name: it has a tilde.
-        key: ResourceKey(format!("{}~{}", budget.key, digest(rule.by, &throttle.value))),
+        key: name(&budget.key, rule.by, &throttle.value),
         scope: narrowed(&budget.scope, rule.by, &throttle.value),
         split_by: None,
         limits: vec![limit],
@@ -71,7 +80,6 @@ mod tests {
     use crate::core::budget::BudgetSet;
     use crate::core::cel::CallFacts;
     use crate::core::dimensions::{Dimension, Dimensions, Origin};
-    use crate::core::limit::LimitKey;
     use crate::core::policy::{OnLedgerUnavailable, UnpricedModels};
     use crate::core::runaway::RunawayAction;
 
@@ -99,7 +107,7 @@ mod tests {
         for (by, value) in [(RunawayBy::Agent, "a\"=/1"), (RunawayBy::Workload, "Deployment/bot")] {
             let rule = Runaway { by, action: RunawayAction::Throttle, factor: 10 };
             let held = budget(&original, &rule, &Throttle { value: value.into(), allowance: 7 }).unwrap();
-            let key = LimitKey::new(&held.key, LIMIT);
+            let key = key(&original.key, by, value);
             let set = BudgetSet::compile(vec![original.clone(), held]).unwrap();
             assert_eq!(set.terms(&key, 0).map(|terms| (terms.limit, terms.unit)), Some((7, Unit::Usd)));
             let leased = |team: &str, agent: &str, workload: &str| {

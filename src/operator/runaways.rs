@@ -10,9 +10,10 @@ use crate::channel::message::Reported;
 use crate::core::budget::BudgetSet;
 use crate::core::cel::CallFacts;
 use crate::core::dimensions::Origin;
+use crate::core::limit::LimitKey;
 use crate::core::policy::{Budget, ResourceKey};
-use crate::core::runaway::{Runaway, RunawayAction, Running, Watch};
-use crate::core::throttle::Throttle;
+use crate::core::runaway::{Runaway, RunawayAction, Running, Scale, Watch};
+use crate::core::throttle::{self, Throttle};
 
 /// Who is held back, by budget.
 pub type Throttles = BTreeMap<ResourceKey, Vec<Throttle>>;
@@ -80,9 +81,19 @@ impl Runaways {
         Some(note(&rule, watch))
     }
 
-    /// Who runs away under a budget now; they are held back from here on, if it says so, and nobody else.
-    pub fn look(&self, budget: &Budget, limit: i128, now_ms: i64) -> Vec<Running> {
-        let running = self.with(budget, |rule, watch| watch.look(rule, limit, now_ms)).unwrap_or_default();
+    /// Who runs away under a budget now; they are held back from here on, if it says so, and nobody else. `refused_ms` is when a limit
+    /// last refused a call.
+    pub fn look(&self, budget: &Budget, scale: Scale, refused_ms: impl Fn(&LimitKey) -> Option<i64>, now_ms: i64) -> Vec<Running> {
+        let held: Vec<Throttle> = self.throttles.borrow().get(&budget.key).cloned().unwrap_or_default();
+        let look = |rule: &Runaway, watch: &mut Watch| {
+            for Throttle { value, .. } in &held {
+                if let Some(at_ms) = refused_ms(&throttle::key(&budget.key, rule.by, value)) {
+                    watch.refused(value, at_ms);
+                }
+            }
+            watch.look(rule, scale, now_ms)
+        };
+        let running = self.with(budget, look).unwrap_or_default();
         let throttles = budget.runaway.is_some_and(|rule| rule.action == RunawayAction::Throttle);
         let held = running.iter().filter(|_| throttles).map(|r| Throttle { value: r.value.clone(), allowance: r.allowance });
         self.hold(&budget.key, held.collect());
@@ -130,6 +141,8 @@ mod tests {
     use crate::core::money::PicoUsd;
     use crate::core::usage::Usage;
     use serde_json::json;
+
+    const DOLLAR: Scale = Scale { limit: PicoUsd::from_usd(1).0, window_ms: None };
 
     fn budget(action: &str) -> Budget {
         let spec: AIBudgetSpec = serde_json::from_value(json!({
@@ -181,10 +194,15 @@ mod tests {
                 let entries = [call("search", "a", "0.01"), call("ads", "b", "0.01")];
                 runaways.note(&set, &Origin::default(), &entries, second * 1_000);
             }
-            let running = runaways.look(&budget, PicoUsd::from_usd(1).0, 60_000);
+            let running = runaways.look(&budget, DOLLAR, |_| None, 60_000);
             assert_eq!(running.iter().map(|r| r.value.as_str()).collect::<Vec<_>>(), ["a"]);
             assert_eq!(throttles.borrow().values().map(Vec::len).sum::<usize>(), held);
-            runaways.look(&budget, PicoUsd::from_usd(1).0, 60_001);
+            runaways.look(&budget, DOLLAR, |_| None, 60_001);
+            // It makes no call any more; who is held back was refused some until the ninth minute.
+            for minute in 2..=16 {
+                let running = runaways.look(&budget, DOLLAR, |_| Some(minute.min(9) * 60_000), minute * 60_000);
+                assert_eq!(!running.is_empty(), minute < if held == 1 { 15 } else { 7 }, "{action} at minute {minute}");
+            }
             runaways.retain(|_| false);
             assert!(throttles.borrow().is_empty());
         }
@@ -199,7 +217,7 @@ mod tests {
         }
         let mut changed = budget.clone();
         changed.runaway = changed.runaway.map(|rule| Runaway { factor: 20, ..rule });
-        assert_eq!(runaways.look(&budget, PicoUsd::from_usd(1).0, 60_000).len(), 1);
-        assert!(runaways.look(&changed, PicoUsd::from_usd(1).0, 60_000).is_empty());
+        assert_eq!(runaways.look(&budget, DOLLAR, |_| None, 60_000).len(), 1);
+        assert!(runaways.look(&changed, DOLLAR, |_| None, 60_000).is_empty());
     }
 }

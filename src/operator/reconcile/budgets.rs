@@ -16,7 +16,7 @@ use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Budget, Enforcement, Limit, Window};
 use crate::core::recommend::rfc3339;
-use crate::core::runaway::{Basis, RunawayAction, Running};
+use crate::core::runaway::{Basis, RunawayAction, Running, Scale};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
@@ -60,7 +60,10 @@ impl Round<'_> {
         };
         let in_force = parsed.as_ref().map_err(Clone::clone).and_then(|b| compiled.map(|_| b));
         let running = match (&in_force, terms.first()) {
-            (Ok(parsed), Some(first)) => self.context.runaways.look(parsed, first.limit, self.now_ms),
+            (Ok(parsed), Some(first)) => {
+                let refused_ms = |key: &LimitKey| self.context.refusals.of(key).map(|refusal| refusal.last_ms);
+                self.context.runaways.look(parsed, scale_of(first), refused_ms, self.now_ms)
+            }
             _ => Vec::new(),
         };
         let mut remembered = memory.take(&key);
@@ -106,6 +109,15 @@ impl Round<'_> {
     fn block_of(&self, terms: &LimitTerms) -> LimitTerms {
         LimitTerms { span: block(terms.span, self.now_ms).1, ..terms.clone() }
     }
+}
+
+/// The limit by which runaways are measured.
+fn scale_of(terms: &LimitTerms) -> Scale {
+    let window_ms = match terms.span {
+        Span::Fixed { start_ms, end_ms } => (end_ms != i64::MAX).then(|| end_ms - start_ms),
+        Span::Rolling { length_ms, .. } => Some(length_ms),
+    };
+    Scale { limit: terms.limit, window_ms }
 }
 
 fn limit_of<'a>(budget: &'a Budget, key: &LimitKey) -> Option<&'a Limit> {
@@ -230,7 +242,7 @@ fn runaway_in_words(budget: &Budget, running: &Running) -> String {
     let usual = match running.basis {
         Basis::Past => "its own usual rate",
         Basis::Peers => "what is usual among its peers",
-        Basis::Limit => "a five-hundredth of the limit",
+        Basis::Limit => "what somebody unknown may spend of the limit",
     };
     let held = match action {
         RunawayAction::Warn => String::new(),
