@@ -152,7 +152,7 @@ impl Sidecar {
         self.made += 1;
         let id = CallId(format!("{}-c{}", self.holder.0, self.made));
         let record = Arc::new(draft(&id, need));
-        self.append(Line::Opened(OpenedCall { record, lease: Some(lease.clone()), unleased: vec![] }));
+        self.append(Line::Opened(Arc::new(OpenedCall { record, lease: Some(lease.clone()), unleased: vec![] })));
         self.calls.push(Call { id: id.clone(), lease, held: need });
         Some(id)
     }
@@ -266,7 +266,7 @@ impl Sidecar {
         let Call { id, lease, held } = self.calls[call].clone();
         let worst = worst.min(held);
         let record = Arc::new(draft(&id, worst));
-        self.append(Line::Opened(OpenedCall { record, lease: Some(lease.clone()), unleased: vec![] }));
+        self.append(Line::Opened(Arc::new(OpenedCall { record, lease: Some(lease.clone()), unleased: vec![] })));
         let back = self.book.release(&lease, held - worst);
         self.note(back);
         self.calls[call].held = worst;
@@ -306,9 +306,9 @@ impl Sidecar {
         if skip_leases {
             self.journal.leases.clear();
         }
-        let open: Vec<OpenedCall> = self.journal.open.values().cloned().collect();
+        let open: Vec<Arc<OpenedCall>> = self.journal.open.values().cloned().collect();
         let charged = open.iter().map(|call| (call.record.id.clone(), call.record.reserved)).collect();
-        open.into_iter().for_each(|call| self.append(call.into_settled()));
+        open.into_iter().for_each(|call| self.append(call.settled()));
         let idle: BTreeMap<_, _> =
             self.journal.leases.iter().filter(|(_, held)| held.asked.is_none()).map(|(l, h)| (l.clone(), h.clone())).collect();
         for (lease, held) in idle {
