@@ -7,7 +7,7 @@ use super::{Line, Position};
 use crate::channel::message::Reported;
 
 /// Groups of lines that are kept. A reporter that falls behind further reads the files.
-const KEPT: usize = 1_024;
+const KEPT: usize = 2_048;
 
 /// The groups from a position on, each with the position after it.
 pub struct Tail {
