@@ -4,7 +4,7 @@ CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
-  bench-ledger bench-accounting
+  bench-ledger bench-accounting bench-backtest
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -82,6 +82,10 @@ profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	$(BENCH) --bench ledger
+
+# Nothing in it depends on how fast it is, so that it needs no release build. TRACE as below.
+bench-backtest: ## Alerts on series whose end is known, in target/bench/backtest.json and docs/forecast.md
+	TRACE=$(TRACE) cargo bench --locked --profile dev --bench backtest
 
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json
