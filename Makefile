@@ -95,6 +95,10 @@ profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	$(BENCH) --bench ledger
 
+# Nothing in it depends on how fast it is, so that it needs no release build. TRACE as below.
+bench-backtest: ## Alerts on series whose end is known, in target/bench/backtest.json and docs/forecast.md
+	TRACE=$(TRACE) cargo bench --locked --profile dev --bench backtest
+
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json
 	tests/cluster/conformance --bench $(if $(TRACE),--trace $(TRACE)) $(if $(CALLS),--calls $(CALLS))

@@ -107,7 +107,7 @@ impl Pace {
     pub fn forecast(&self, outlook: Option<&Outlook>, history: &History) -> Option<Forecast> {
         let Some(outlook) = outlook else { return self.straight_with_interval(history) };
         let remaining_ms = self.remaining_ms()?;
-        let to_come = outlook.between(self.now_ms, self.now_ms + remaining_ms);
+        let to_come = outlook.to_come(self.now_ms, self.now_ms + remaining_ms);
         let lasting = i128::from(remaining_ms.min(PERSISTENCE_HOURS * HOUR_MS));
         let unusual = outlook.unusual(history, self.now_ms).saturating_mul(lasting) / i128::from(HOUR_MS);
         let expected = self.spent + (to_come.saturating_add(unusual)).max(0);
@@ -129,17 +129,15 @@ impl Pace {
         let unusual = outlook.unusual(history, self.now_ms).saturating_mul(MILLI);
         let (mut at, mut hours) = (self.now_ms, 0);
         while hours < HORIZON_HOURS && at < self.end_ms.unwrap_or(i64::MAX) {
-            let week = outlook.week();
-            if hours > PERSISTENCE_HOURS && week < left && week > 0 {
-                let weeks = ((left - 1) / week).min((HORIZON_HOURS / WEEK_HOURS).into());
-                let weeks = i64::try_from(weeks).unwrap_or(HORIZON_HOURS / WEEK_HOURS);
-                left -= week * i128::from(weeks);
-                (at, hours) = (at + weeks * WEEK_HOURS * HOUR_MS, hours + weeks * WEEK_HOURS);
+            let week = outlook.grown(outlook.week(), hours + WEEK_HOURS / 2);
+            if hours > PERSISTENCE_HOURS && week < left {
+                left -= week;
+                (at, hours) = (at + WEEK_HOURS * HOUR_MS, hours + WEEK_HOURS);
                 continue;
             }
             let end = (at.div_euclid(HOUR_MS) + 1) * HOUR_MS;
             let more = if hours < PERSISTENCE_HOURS { unusual } else { 0 };
-            let rate = (outlook.of_hour(at.div_euclid(HOUR_MS)) + more).max(0);
+            let rate = (outlook.grown(outlook.of_hour(at.div_euclid(HOUR_MS)), hours) + more).max(0);
             let spent = rate.saturating_mul((end - at).into()) / i128::from(HOUR_MS);
             if spent >= left {
                 let within = left.saturating_mul(HOUR_MS.into()) / rate.max(1);
@@ -156,14 +154,20 @@ impl Pace {
 ///
 /// A day costs the median of its weekday (of the working days, or of the weekend, while there are fewer than three), times the
 /// median by which the last seven days differed from that; it is spread over its hours as those days were, the dearest left out.
-/// One outlier day therefore changes nothing. Days and hours are UTC.
+/// One outlier day therefore changes nothing. If each of the last three weeks was dearer than the one before, it goes on growing by as
+/// much as in the slowest of them. Days and hours are UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlook {
     /// From Sunday, midnight; in thousandths of the unit, since there may be less than a call an hour.
     hours: Vec<i128>,
     /// Four of the last days in five were within so much of what the others say of them.
     day_error: i128,
+    /// By how many thousandths of its level it grows in a week.
+    growth: i128,
 }
+
+/// Three weeks in a row must have grown by so many thousandths to be growth.
+const LEAST_GROWTH: i128 = 20;
 
 /// A day that is over.
 struct Day {
@@ -197,15 +201,23 @@ impl Outlook {
         let of = |day: &Day| usual[usize::try_from(weekday(day.number)).unwrap_or_default()];
         let recent = &days[days.len() - RECENT_DAYS..];
         // In thousandths. A level beyond tenfold is no trend.
-        let levels = recent.iter().filter(|day| of(day) > 0).map(|day| (day.total().saturating_mul(1_000) / of(day)).clamp(100, 10_000));
-        let level = Some(quantile(levels.collect(), 50)).filter(|level| *level > 0).unwrap_or(1_000);
+        let level_of = |days: &[Day]| {
+            let days = days.iter().filter(|day| of(day) > 0);
+            let levels = days.map(|day| (day.total().saturating_mul(1_000) / of(day)).clamp(100, 10_000));
+            Some(quantile(levels.collect(), 50)).filter(|level| *level > 0).unwrap_or(1_000)
+        };
+        let level = level_of(recent);
         let errors = recent.iter().map(|day| (day.total() - of(day).saturating_mul(level) / 1_000).abs()).collect();
         let hours = (0..7).flat_map(|weekday| {
             // The level is in thousandths, and so is the product.
             let total = usual[usize::try_from(weekday).unwrap_or_default()].saturating_mul(level);
             shape(&days, weekday).map(move |(part, whole)| (total.saturating_mul(part).saturating_add(whole / 2)) / whole)
         });
-        Some(Outlook { hours: hours.collect(), day_error: quantile(errors, 80) })
+        Some(Outlook {
+            hours: hours.collect(),
+            day_error: quantile(errors, 80),
+            growth: growth(&days.rchunks_exact(7).map(level_of).collect::<Vec<_>>()),
+        })
     }
 
     /// What an hour, by its number since 1970, is expected to cost, in thousandths.
@@ -219,7 +231,25 @@ impl Outlook {
         self.hours.iter().sum()
     }
 
-    /// What is expected to be spent in `from_ms ≤ t < to_ms`.
+    /// What so much of the outlook is so many hours from now. Its level is that of the last week's middle, half a week ago.
+    fn grown(&self, amount: i128, hours_from_now: i64) -> i128 {
+        let hours = i128::from(hours_from_now + WEEK_HOURS / 2);
+        amount.saturating_add(amount.saturating_mul(self.growth * hours) / (1_000 * i128::from(WEEK_HOURS)))
+    }
+
+    /// What is expected to be spent from now until `to_ms`.
+    fn to_come(&self, now_ms: i64, to_ms: i64) -> i128 {
+        const WEEK_MS: i64 = WEEK_HOURS * HOUR_MS;
+        let (mut at, mut sum) = (now_ms, 0i128);
+        while at < to_ms {
+            let end = (at + WEEK_MS).min(to_ms);
+            sum = sum.saturating_add(self.grown(self.between(at, end), ((at + end) / 2 - now_ms) / HOUR_MS));
+            at = end;
+        }
+        sum
+    }
+
+    /// What is expected to be spent, but for growth, in `from_ms ≤ t < to_ms`.
     pub fn between(&self, from_ms: i64, to_ms: i64) -> i128 {
         let weeks = (to_ms - from_ms).max(0) / (WEEK_HOURS * HOUR_MS);
         let from_ms = from_ms + weeks * WEEK_HOURS * HOUR_MS;
@@ -241,6 +271,13 @@ impl Outlook {
         let (last, longer) = (more(1), more(3));
         if last.signum() != longer.signum() { 0 } else { last.abs().min(longer.abs()) * last.signum() }
     }
+}
+
+/// By how many thousandths a week's level rises, of the weeks' levels, the last one first.
+fn growth(levels: &[i128]) -> i128 {
+    let [fourth, third, second, first] = levels else { return 0 };
+    let rises = [(third, fourth), (second, third), (first, second)].map(|(before, after)| (after - before) * 1_000 / before.max(&1));
+    Some(rises[0].min(rises[1]).min(rises[2])).filter(|least| *least >= LEAST_GROWTH).unwrap_or(0)
 }
 
 /// The days of which every hour is known, the oldest first.

@@ -1,4 +1,4 @@
-//! What the calls of one limit cost over time: an hour of minutes and four weeks of hours, bounded in memory.
+//! What the calls of one limit cost over time: an hour of minutes and a little more than four weeks of hours, bounded in memory.
 //!
 //! A plain value: it is filled from readings of a limit's settled sum ([`Sampled`]), or from hours that were recorded before
 //! ([`History::from_hours`]). Time is Unix milliseconds; amounts are in the limit's unit.
@@ -14,8 +14,9 @@ pub const WEEK_HOURS: i64 = 168;
 
 /// Minutes that are kept: an hour, and the one under way.
 const MINUTES: usize = 61;
-/// Hours that are kept: four weeks, so that the median of a weekday's hour bears one bad day, and the one under way.
-const HOURS: usize = 4 * WEEK_HOURS as usize + 1;
+/// Hours that are kept: four weeks, so that the median of a weekday bears one bad day, one day more, so that they are whole days at
+/// any hour, and the one under way.
+const HOURS: usize = (4 * WEEK_HOURS + DAY_HOURS) as usize + 1;
 
 /// Sums of equal stretches of time, the newest last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +273,7 @@ mod tests {
         }
 
         #[test]
-        fn a_year_of_hours_takes_four_weeks(last in 0..9_000i64) {
+        fn a_year_of_hours_takes_no_more_than_what_is_kept(last in 0..9_000i64) {
             let mut history = History::new(0);
             history.add(0, 1, 3);
             history.add(last * HOUR_MS, last * HOUR_MS + 1, 4);

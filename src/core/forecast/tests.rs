@@ -103,6 +103,30 @@ fn a_level_that_rose_is_taken_up_within_days_and_an_unusual_hour_for_three_more(
 }
 
 #[test]
+fn what_grew_in_three_weeks_goes_on_growing_and_what_rose_once_does_not() {
+    let weeks = |levels: [i128; 4]| {
+        let (history, now) = office(4, |hour, usual| usual * levels[(hour / WEEK_HOURS) as usize]);
+        (Outlook::learn(&history, now).unwrap(), history, now)
+    };
+    // The slowest rise is from the second week to the third.
+    let (outlook, history, now) = weeks([100, 115, 130, 150]);
+    assert_eq!(outlook.growth, 130);
+    let pace = Pace { since_ms: now, ..pace(i128::MAX >> 64, 0, now, Some(now + 14 * DAY)) };
+    let expected = pace.forecast(Some(&outlook), &history).unwrap().expected;
+    // The first week from now is a week after the middle of the last, the second two.
+    let exact = 150 * WEEK * (1_130 + 1_260) / 1_000;
+    assert!((expected - exact).abs() <= exact / 50, "{expected} instead of {exact}");
+    // It is known at any hour of the day.
+    let (longer, now) = office(5, |hour, usual| usual * [100, 115, 130, 150, 150][(hour / WEEK_HOURS) as usize]);
+    for hour in 0..24 {
+        assert_eq!(Outlook::learn(&longer, now - 7 * DAY + hour * HOUR).unwrap().growth, 130, "at {hour} o'clock");
+    }
+    for levels in [[100, 100, 100, 200], [100, 115, 110, 130], [100, 101, 102, 103], [150, 130, 115, 100]] {
+        assert_eq!(weeks(levels).0.growth, 0, "{levels:?}");
+    }
+}
+
+#[test]
 fn a_lifetime_is_exhausted_by_whole_weeks_and_not_beyond_a_year() {
     let (history, now) = office(1, |_, usual| usual);
     let outlook = Outlook::learn(&history, now).unwrap();
