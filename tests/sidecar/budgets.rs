@@ -58,6 +58,7 @@ async fn fit_lowers_the_output_cap_to_what_is_left_then_takes_a_cheaper_tier_the
     assert_eq!((big.status, big.header("x-spend-model")), (200, "o-big"), "{}", big.text);
     let sent = provider.requests.lock().unwrap()[0].2["max_completion_tokens"].as_u64().unwrap();
     assert!((16..1_000).contains(&sent), "{sent}");
+    assert_eq!(big.header("x-spend-max-output-tokens"), sent.to_string(), "the caller is told");
     let mut models = Vec::new();
     let refusal = loop {
         let answer = Answer::of(bench.send("/v1/chat/completions", &[], request(5_000)).await).await;
