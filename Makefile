@@ -3,8 +3,8 @@ SHELL := /bin/bash
 CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
-  bench-ledger bench-accounting
+.PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate words build bench-proxy profile-proxy \
+  bench-ledger bench-accounting bench-reservation
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -59,6 +59,9 @@ lint-chart: ## helm lint --strict
 	tests/cluster/build $(CLUSTER)
 	$(CLUSTER)/bin/helm lint --strict charts/spendkeeper
 
+words: ## Write src/llm/words.txt from the public vocabularies
+	WORDS=write cargo test --quiet --locked --lib the_list_is_that_of_both_vocabularies
+
 generate: ## Write crds/ and docs/reference/ from the Rust types
 	cargo run --quiet --bin spendkeeper-generate
 
@@ -82,6 +85,10 @@ profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	$(BENCH) --bench ledger
+
+# Counts, not times: the profile does not matter.
+bench-reservation: ## What calls set aside for their input against what public tokenizers count, in target/bench/reservation.json
+	cargo bench --quiet --locked --profile dev --bench reservation
 
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json

@@ -42,7 +42,7 @@ pub async fn attempt(
     plan: &Plan<'_>,
     candidate: &Candidate,
     outgoing: Outgoing<'_>,
-    Reserved { reservation, mut worst, limits }: Reserved,
+    Reserved { reservation, mut worst, limits, lesson }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let (provider, model) = {
@@ -89,7 +89,7 @@ pub async fn attempt(
             let settings = &sidecar.settings;
             let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
             let changed_cap = changed_cap(&outgoing.request, &worst);
-            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, (response.status(), patience));
+            let metering = Metering::new(snapshot, &outgoing, (worst, lesson), backend.may_be_regional, (response.status(), patience));
             let mut attempt = answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await;
             if let (Attempt::Answered(response), Some(cap)) = (&mut attempt, changed_cap) {
                 response.headers_mut().insert("x-spend-max-output-tokens", cap.into());

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use spendkeeper::core::calibration::ENOUGH;
 use spendkeeper::core::call::CallOutcome;
+use spendkeeper::core::policy::Protocol;
+use spendkeeper::llm::{Addressed, parse};
+use spendkeeper::sidecar::estimate::Lesson;
 
 use super::bench::{Answer, Bench, budget, openai, policy, policy_at};
 use super::provider::Provider;
@@ -38,6 +42,33 @@ async fn sixty_four_calls_at_once_never_bill_more_than_the_budget_and_nearly_all
     bench.settled().await;
     let balance = bench.balance().await;
     assert_eq!((balance.settled, balance.outstanding), (i128::from(billed) * 1_000_000, 0));
+}
+
+#[tokio::test]
+async fn a_calibrated_budget_admits_what_experience_says_fits_and_is_charged_all_that_it_costs() {
+    let provider = Provider::start().await;
+    let prompt = format!("answer {}", "in so many words ".repeat(500));
+    for (mode, admitted) in [("Sound", false), ("Calibrated", true)] {
+        let bench = Bench::start(&policy(&provider, &budget("usd: \"0.05\"", &format!("  reservation: {mode}\n")))).await;
+        let before = provider.billed_micro();
+        // Its bytes at ten dollars a million are more than the budget has.
+        assert_eq!(bench.chat(&prompt, 16).await.status, 429, "{mode}: nothing is known yet");
+        let body = openai("o-big", &prompt, 16).to_string();
+        let request = parse(Addressed::plain(Protocol::OpenAIChat), body.into()).unwrap();
+        let lesson = Lesson::new(&bench.sidecar.estimates, "default/r/one", "o-big", request.shape().unwrap());
+        (0..ENOUGH).for_each(|_| lesson.learn(2_000));
+        let answer = bench.chat(&prompt, 16).await;
+        assert_eq!(answer.status == 200, admitted, "{mode}: {}", answer.text);
+        if admitted {
+            // This provider counts every byte: the one call in a thousand. All of it is charged, and nothing is left.
+            bench.settled().await;
+            assert_eq!(bench.chat("answer", 16).await.status, 429);
+            let billed = i128::from(provider.billed_micro() - before) * 1_000_000;
+            assert!(billed > 50_000_000_000, "more than the budget had: {billed}");
+            let balance = bench.balance().await;
+            assert_eq!((balance.settled, balance.outstanding), (billed, 0));
+        }
+    }
 }
 
 #[tokio::test]

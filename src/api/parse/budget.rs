@@ -42,6 +42,7 @@ pub fn budget(key: ResourceKey, spec: &AIBudgetSpec) -> Result<Budget, ParseErro
         enforcement: spec.enforcement,
         on_ledger_unavailable: spec.on_ledger_unavailable,
         unpriced_models: spec.unpriced_models,
+        reservation: spec.reservation,
     }))
 }
 
