@@ -4,7 +4,7 @@ CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test test-unit test-fuzz test-conformance test-api test-e2e lint lint-chart generate words build bench-proxy profile-proxy \
-  bench-ledger bench-accounting bench-reservation
+  bench-ledger bench-accounting bench-overspend bench-replay bench-reservation
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -93,3 +93,11 @@ bench-reservation: ## What calls set aside for their input against what public t
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json
 	tests/cluster/conformance --bench $(if $(TRACE),--trace $(TRACE)) $(if $(CALLS),--calls $(CALLS))
+
+bench-overspend: ## Attacks on a budget of a dollar, kept by Spendkeeper and by LiteLLM, in target/bench/overspend.json (ROUNDS)
+	tests/cluster/conformance --overspend $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-replay: ## TRACE through twenty sidecars against a budget worth two thirds of it, in target/bench/replay.json (SPEED)
+	@test -n "$(TRACE)" || { echo "TRACE=FILE is missing: lines of TIMESTAMP,ContextTokens,GeneratedTokens" >&2; exit 2; }
+	tests/cluster/build $(CLUSTER)
+	TRACE=$(abspath $(TRACE)) cargo test --locked --test api -- --ignored --nocapture an_hour_of_real_traffic

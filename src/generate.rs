@@ -62,12 +62,13 @@ fn metrics() -> String {
 
 /// The unit that a name ends with, as Prometheus' conventions have it.
 fn unit(name: &str) -> &'static str {
-    const UNITS: [(&str, &str); 5] = [
+    const UNITS: [(&str, &str); 6] = [
         ("_micro_usd", "millionths of a US dollar"),
         ("_usd", "US dollars"),
         ("_seconds", "seconds"),
         ("_bytes", "bytes"),
         ("_token_usage", "tokens"),
+        ("_percent", "percent"),
     ];
     let name = name.trim_end_matches("_total");
     UNITS.iter().find(|(suffix, _)| name.ends_with(suffix)).map_or("", |(_, unit)| unit)

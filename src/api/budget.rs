@@ -5,9 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{Condition, Recommendation, WorkloadSelector};
+use crate::core::burn::BurnSpeed;
 use crate::core::dimensions::Dimension;
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Enforcement, OnLedgerUnavailable, ReservationMode, UnpricedModels};
+use crate::core::runaway::{RunawayAction, RunawayBy};
 
 /// What may be spent on model calls, by whom, in which window. A call must fit every budget that matches it, or it is
 /// refused before a byte goes to the provider.
@@ -65,10 +67,13 @@ pub struct AIBudgetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub alerts: Vec<BudgetAlert>,
-    /// Temporary raises of a limit.
+    /// Temporary raises of a limit. To add one takes the verb `approve` on the budget.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub grants: Vec<BudgetGrant>,
+    /// Watch for an agent that spends many times more than it usually does. Absent: nobody watches, nor does a sidecar without an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runaway: Option<BudgetRunaway>,
 }
 
 /// Which calls a budget counts.
@@ -105,6 +110,7 @@ pub struct BudgetScope {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.usd), has(self.tokens), has(self.requests)].filter(x, x).size() == 1").message("set exactly one of usd, tokens and requests"))]
 #[x_kube(validation = Rule::new("(self.period == 'Rolling') == has(self.rolling)").message("`rolling` goes with period Rolling, and only with it; for example period: Rolling, rolling: 24h"))]
+#[x_kube(validation = Rule::new("self.period != 'Rolling' || !has(self.resetAt)").message("`resetAt` is not for period Rolling, whose window frees itself"))]
 pub struct BudgetLimit {
     /// Unique in this budget; lower-case letters, digits and dashes.
     #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
@@ -131,6 +137,11 @@ pub struct BudgetLimit {
     #[serde(default = "utc")]
     #[schemars(length(max = 64))]
     pub time_zone: String,
+    /// Begin the window anew at this time (RFC 3339): what was spent before it counts no more. Not for `Rolling`. Leave it in place
+    /// until the window has ended; to set or change it takes the verb `approve` on the budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub reset_at: Option<String>,
 }
 
 fn utc() -> String {
@@ -151,16 +162,42 @@ pub enum LimitPeriod {
 /// When to say that money is running out: one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.percentSpent) != has(self.percentForecast)").message("set exactly one of percentSpent and percentForecast"))]
+#[x_kube(validation = Rule::new("[has(self.percentSpent), has(self.percentForecast), has(self.burnRate)].filter(x, x).size() == 1").message("set exactly one of percentSpent, percentForecast and burnRate"))]
 pub struct BudgetAlert {
     /// Alert when this share of a limit is spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub percent_spent: Option<i32>,
-    /// Alert when this share of a limit will be spent by the window's end at the present rate.
+    /// Alert when the forecast for the window's end is this share of a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100000))]
     pub percent_forecast: Option<i32>,
+    /// Alert when a limit is spent many times faster than its window allows, whatever is left: `Fast` is 14.4 times over a 720th of the
+    /// window (an hour of a month), `Slow` 6 times over a 120th (six hours), and in each case still so. Not for `Lifetime`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burn_rate: Option<BurnSpeed>,
+}
+
+/// What is a runaway, and what is done about it: a value of a dimension that spends `factor` times what it usually does in a minute,
+/// of the first limit's unit, while its outcomes do not keep step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetRunaway {
+    /// Whose spending is compared with its own past.
+    #[serde(default)]
+    pub by: RunawayBy,
+    /// `Warn` says so, in the condition `Runaway` and an Event; `Throttle` also holds whoever ran away to three times its usual rate
+    /// until it has been calm for five minutes.
+    #[serde(default)]
+    pub action: RunawayAction,
+    /// How many times its usual rate is too much.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 3, max = 1000))]
+    pub factor: i32,
+}
+
+fn ten() -> i32 {
+    10
 }
 
 /// A temporary raise of a limit.
@@ -192,6 +229,9 @@ pub struct BudgetGrant {
     /// Why it was granted, for whoever reads this later.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
+    /// Who granted it, as the API server authenticated them; written by the admission webhook, whatever stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
 }
 
 /// Where a budget stands.
@@ -201,7 +241,7 @@ pub struct AIBudgetStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Exhausted`, `Alerting`.
+    /// `Ready`, `Exhausted`, `Alerting`, `Runaway`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -248,10 +288,34 @@ pub struct LimitStatus {
     pub remaining: String,
     /// Spent, in percent of the limit.
     pub percent_spent: i64,
-    /// What will be spent by the window's end at the present rate.
+    /// What will be spent by the window's end, to two digits: by the hour of the week once a week is known, else at the present rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forecast: Option<String>,
-    /// When the limit is used up at the present rate (RFC 3339), if that is before the window's end.
+    /// The forecast is meant to lie between this and `forecastHigh` four times in five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_low: Option<String>,
+    /// See `forecastLow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_high: Option<String>,
+    /// When the limit will be used up (RFC 3339), if that is before the window's end: the nearer, the more exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exhausted_at: Option<String>,
+    /// Grants that are in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantStatus>,
+}
+
+/// A grant that is in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantStatus {
+    /// By how much the limit is raised.
+    pub amount: String,
+    /// When the raise ends (RFC 3339).
+    pub until: String,
+    /// Why it was granted.
+    pub reason: String,
+    /// Who granted it; absent where no admission webhook saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
 }

@@ -141,6 +141,8 @@ impl Running {
             ledger: ledger.clone(),
             refusals: Default::default(),
             usage: Arc::new(UsageHistory::default()),
+            runaways: Default::default(),
+            outages: Default::default(),
             namespace: args.namespace.clone(),
             apply_approved: args.apply_approved,
         });

@@ -156,8 +156,8 @@ fn main() -> Result<()> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    // Two workers: a sidecar shares its pod's CPUs with the app.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // For what happens beside calls, which have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(arguments))
 }
 
@@ -189,7 +189,7 @@ async fn serve(arguments: Arguments) -> Result<()> {
         let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock, collector })?;
         let admin = listen_admin(arguments.admin_listen, "127.0.0.1:15401").await?;
         tell_how_to_use(arguments.listen, &state_dir);
-        run(sidecar, proxy, Some(admin), stopped()?, drain).await;
+        run(sidecar, proxy, Some(admin), stopped()?, drain).await?;
     } else {
         let state_dir = arguments.state_dir.clone().unwrap_or_else(|| "/var/lib/spendkeeper".into());
         let url = arguments.operator.clone().context("neither --config nor --operator is given")?;
@@ -200,7 +200,7 @@ async fn serve(arguments: Arguments) -> Result<()> {
         let sidecar = assemble(Parts { source, journal, in_force, upstream, settings, clock, collector })?;
         let admin = listen_admin(arguments.admin_listen, "0.0.0.0:15401").await?;
         tokio::spawn(watch::follow(Arc::clone(&sidecar), client));
-        run(sidecar, proxy, Some(admin), stopped()?, drain).await;
+        run(sidecar, proxy, Some(admin), stopped()?, drain).await?;
     }
     Ok(())
 }

@@ -66,7 +66,8 @@ pub enum Reported {
         #[serde(default)]
         unleased: Vec<LimitKey>,
     },
-    /// A call has ended; it is also charged to `unleased` limits.
+    /// A call has ended; it is also charged to `unleased` limits: those that only warn, and those that could not be asked while the
+    /// ledger was away (a refused call names the latter, too).
     Settled { record: Arc<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitKey> },
     /// Part of a lease is not needed.
     GivenBack { lease: LeaseId, seq: u64, amount: Amount },

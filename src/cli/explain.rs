@@ -67,8 +67,17 @@ fn budget(budget: &AIBudget) -> String {
             "Limit {}{split}, {}: {} of {} spent ({}%), {} held for calls in flight and to come, {} left.",
             l.name, l.window, l.spent, l.limit, l.percent_spent, l.reserved, l.remaining
         ));
+        if let Some(forecast) = &l.forecast {
+            let interval = l.forecast_low.as_ref().zip(l.forecast_high.as_ref());
+            let interval = interval.map(|(low, high)| format!(", four times in five from {low} to {high}")).unwrap_or_default();
+            text.say(format_args!("  The forecast for the window's end is {forecast}{interval}."));
+        }
+        for grant in &l.grants {
+            let by = grant.approved_by.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
+            text.say(format_args!("  It is raised by {} until {}{by}: {}", grant.amount, grant.until, grant.reason));
+        }
         if let Some(at) = &l.exhausted_at {
-            text.say(format_args!("  At the present rate it is used up at {at}."));
+            text.say(format_args!("  It is forecast to be used up at {at}."));
         }
         if let Some(end) = &l.window_end {
             text.say(format_args!("  It is whole again at {end}."));

@@ -18,7 +18,7 @@ pub enum Unit {
 }
 
 /// A call's weight in each unit: what it reserves, or what it cost. A limit looks at its own unit's component.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Amount {
     pub usd: PicoUsd,
     pub tokens: i64,

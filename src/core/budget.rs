@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cel::{CallFacts, CelError, Expression};
-use super::limit::{LimitKey, LimitTerms, Shortfall};
+use super::limit::{LimitKey, LimitTerms, Shortfall, Span};
 use super::policy::{Budget, Enforcement, Limit, OnLedgerUnavailable, ReservationMode, ResourceKey, Scope, UnpricedModels};
 use super::window::{Schedule, UnknownTimeZone};
 
@@ -134,6 +134,11 @@ impl BudgetSet {
         compiled.flat_map(|b| &b.limits).map(|limit| limit.terms(limit.key.clone(), now_ms)).collect()
     }
 
+    /// The budgets that count this call.
+    pub fn counting<'a>(&'a self, call: &'a CallFacts<'_>) -> impl Iterator<Item = &'a Budget> {
+        self.budgets.iter().filter(|b| b.counts(call)).map(|b| &b.budget)
+    }
+
     /// The budgets themselves.
     pub fn iter(&self) -> impl Iterator<Item = &Budget> {
         self.budgets.iter().map(|b| &b.budget)
@@ -181,7 +186,22 @@ impl CompiledLimit {
     fn terms(&self, key: LimitKey, now_ms: i64) -> LimitTerms {
         let in_force = self.limit.grants.iter().filter(|g| g.from_ms <= now_ms && now_ms < g.until_ms);
         let limit = in_force.fold(self.limit.amount, |sum, grant| sum.saturating_add(grant.add));
-        LimitTerms { key, unit: self.limit.unit, limit, span: self.schedule.span_at(now_ms) }
+        LimitTerms { key, unit: self.limit.unit, limit, span: self.span_at(now_ms) }
+    }
+
+    /// A reset ends the window that it falls into, and begins it anew: two windows with an account each, as at the end of a day. What
+    /// was leased before it still counts in the first, so that neither can be overspent.
+    fn span_at(&self, now_ms: i64) -> Span {
+        match (self.schedule.span_at(now_ms), self.limit.reset_at_ms) {
+            (Span::Fixed { start_ms, end_ms }, Some(reset)) if start_ms < reset && reset < end_ms => {
+                if now_ms < reset {
+                    Span::Fixed { start_ms, end_ms: reset }
+                } else {
+                    Span::Fixed { start_ms: reset, end_ms }
+                }
+            }
+            (span, _) => span,
+        }
     }
 }
 
@@ -192,12 +212,11 @@ mod tests {
     use super::*;
     use crate::core::amount::Unit;
     use crate::core::dimensions::{Dimension, Dimensions, Origin};
-    use crate::core::limit::Span;
     use crate::core::policy::{CalendarPeriod, Grant, Window};
 
     fn limit(name: &str, amount: i128) -> Limit {
         let window = Window::Calendar { period: CalendarPeriod::Day, time_zone: "UTC".into() };
-        Limit { name: name.into(), unit: Unit::Usd, amount, window, grants: Vec::new() }
+        Limit { name: name.into(), unit: Unit::Usd, amount, window, grants: Vec::new(), reset_at_ms: None }
     }
 
     fn budget(name: &str) -> Budget {
@@ -210,6 +229,7 @@ mod tests {
             on_ledger_unavailable: OnLedgerUnavailable::FailClosed,
             unpriced_models: UnpricedModels::Deny,
             reservation: ReservationMode::Sound,
+            runaway: None,
         }
     }
 
@@ -295,6 +315,23 @@ mod tests {
         let set = compiled([raised]);
         let limit = |now| set.terms(&LimitKey("shop/raised/daily".into()), now).map(|t| t.limit);
         assert_eq!([limit(999), limit(1000), limit(2999), limit(3000)], [100, 110, i128::MAX, 100].map(Some));
+    }
+
+    #[test]
+    fn a_reset_divides_the_window_that_it_is_in_and_no_other() {
+        let day = 86_400_000;
+        let mut reset = budget("reset");
+        reset.limits[0].reset_at_ms = Some(day + 5);
+        let forever = Limit { name: "ever".into(), window: Window::Lifetime, reset_at_ms: Some(day), ..limit("ever", 7) };
+        reset.limits.push(forever);
+        let set = compiled([reset]);
+        let span = |limit: &str, now| match set.terms(&LimitKey(format!("shop/reset/{limit}")), now).map(|t| t.span) {
+            Some(Span::Fixed { start_ms, end_ms }) => (start_ms, end_ms),
+            other => panic!("{other:?}"),
+        };
+        let found = [day - 1, day, day + 4, day + 5, 2 * day].map(|now| span("daily", now));
+        assert_eq!(found, [(0, day), (day, day + 5), (day, day + 5), (day + 5, 2 * day), (2 * day, 3 * day)]);
+        assert_eq!([span("ever", 0), span("ever", day)], [(0, day), (day, i64::MAX)]);
     }
 
     #[test]

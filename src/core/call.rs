@@ -22,7 +22,7 @@ impl fmt::Display for CallId {
 }
 
 /// The record of one call, written once it is settled (or refused).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallRecord {
     pub id: CallId,
@@ -75,7 +75,7 @@ impl CallRecord {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum CallKind {
     Model {
@@ -88,7 +88,7 @@ pub enum CallKind {
 }
 
 /// What the classifier saw; nothing of the text itself is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Classification {
     /// 0 (trivial) to 100.

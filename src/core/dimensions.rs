@@ -51,7 +51,7 @@ pub const MAX_VALUE_BYTES: usize = 63;
 pub const UNRECOGNISED: &str = "unrecognised";
 
 /// Where a call comes from, which nobody but the cluster can say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Origin {
     pub namespace: String,
@@ -62,7 +62,7 @@ pub struct Origin {
 }
 
 /// The dimensions of one call, as recorded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Dimensions(pub BTreeMap<Dimension, String>);
 
 impl Dimensions {

@@ -49,7 +49,7 @@ impl fmt::Display for LimitKey {
 }
 
 /// A limit as it stands at the moment of asking; resolved by whoever knows the budgets, never by the holder of a lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LimitTerms {
     pub key: LimitKey,
     pub unit: Unit,
@@ -59,7 +59,7 @@ pub struct LimitTerms {
 }
 
 /// The stretch of ledger time over which a limit sums what was settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Span {
     /// A window with fixed ends, Unix milliseconds; `end_ms` is `i64::MAX` for a lifetime.
     Fixed { start_ms: i64, end_ms: i64 },
@@ -68,7 +68,7 @@ pub enum Span {
 }
 
 /// Why a limit refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shortfall {
     pub key: LimitKey,
     pub unit: Unit,

@@ -14,6 +14,7 @@ use super::amount::Unit;
 use super::dimensions::{Dimension, DimensionPolicy, Origin};
 use super::price::ModelPrice;
 pub use super::protocol::{Protocol, Provider};
+use super::runaway::Runaway;
 use super::tariff::ServiceTier;
 
 /// Everything that one pod's sidecar needs, and nothing that it does not. Holds no secret.
@@ -74,6 +75,9 @@ pub struct Budget {
     pub unpriced_models: UnpricedModels,
     #[serde(default)]
     pub reservation: ReservationMode,
+    /// What counts as a runaway. Only the operator looks at it.
+    #[serde(default)]
+    pub runaway: Option<Runaway>,
 }
 
 /// Which calls a budget counts, beyond the pods that the operator already selected: all that are given must hold.
@@ -102,6 +106,9 @@ pub struct Limit {
     /// Temporary raises of `amount`.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// The window that this moment is in begins anew at it; not of rolling windows.
+    #[serde(default)]
+    pub reset_at_ms: Option<i64>,
 }
 
 /// A temporary raise of a limit.

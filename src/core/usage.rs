@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A call's consumption by meter; every token of it is in exactly one of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Usage {
     /// Input tokens of text that were neither read from nor written to a cache; of images and audio too, where the provider

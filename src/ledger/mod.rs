@@ -1,5 +1,5 @@
-//! The ledger: who may spend how much, and what was spent. A port with adapters that one conformance suite holds to the
-//! same promises.
+//! The ledger: who may spend how much, and what was spent. A port; the rules of the ledger ([`machine`], pure); adapters that keep
+//! its rows, held to the same promises by one conformance suite.
 //!
 //! A sidecar spends from *leases*. A lease is an amount set aside under a set of limits at once; at every instant
 //! `settled + outstanding leases ≤ limit` for each limit that a lease was ever granted under (invariant I1). Every
@@ -13,7 +13,10 @@
 //!                   └──holder gone──▶ open calls charged as reserved, the rest free again
 //! ```
 
+mod encoded;
+pub mod machine;
 pub mod query;
+mod queue;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -28,6 +31,7 @@ use crate::core::call::{CallId, CallRecord};
 use crate::core::dimensions::{Dimensions, Origin};
 use crate::core::limit::{LimitTerms, Shortfall};
 use crate::core::money::PicoUsd;
+use machine::Rejected;
 use query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 
 /// Who holds a lease: the pod's UID, or a fixed name for a sidecar that runs without a cluster.
@@ -37,7 +41,7 @@ pub struct HolderId(pub String);
 pub use crate::core::lease::LeaseId;
 
 /// A request for a lease, or for more of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acquire {
     pub lease: LeaseId,
     /// Grows with each request for this lease; a repeated number gets the first answer again.
@@ -53,7 +57,7 @@ pub struct Acquire {
 }
 
 /// The ledger's answer to [`Acquire`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// `granted` was added to the lease. New calls may draw on it for `valid_for_ms`, counted from before the request was sent.
     /// `left` is what the tightest limit in US dollars has left for everybody after it; `None` when no limit is in dollars.
@@ -70,7 +74,7 @@ pub enum Decision {
 }
 
 /// What a holder reports; applied in order, each at most once.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// A call is about to go upstream and may cost up to `reserved`, out of `lease`. Should its end never be learnt, it is
     /// charged so much to the lease's limits and to `unleased` ones, and `draft` is its record.
@@ -119,16 +123,22 @@ pub trait Ledger: Send + Sync {
 }
 
 /// Why the ledger did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
     #[error("the ledger at {path} cannot be opened: {reason}; check that the volume is writable and has space")]
     Open { path: String, reason: String },
     #[error("the ledger failed: {0}")]
     Storage(String),
+    #[error("the ledger's volume is full: {0}; enlarge it, and what waits is asked again")]
+    NoSpace(String),
+    #[error("the ledger cannot be written: {0}; check the volume's mount and its permissions")]
+    ReadOnly(String),
+    #[error("the ledger holds what it did not write: {0}; restore it from a backup")]
+    Corrupt(String),
     #[error("the ledger at {path} has schema version {found}, newer than {known}: run at least the release that wrote it")]
     NewerSchema { path: String, found: i64, known: i64 },
-    #[error("lease {0} belongs to another holder")]
-    ForeignLease(String),
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
     #[error("the ledger has stopped")]
     Stopped,
 }

@@ -3,10 +3,11 @@
 use crate::core::amount::{Amount, Unit};
 use crate::core::call::CallOutcome;
 use crate::core::dimensions::{Dimensions, Origin};
-use crate::core::limit::LimitKey;
+use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::usage::Usage;
+use crate::ledger::machine::Account;
 
 /// Where a limit stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,16 @@ pub struct LimitBalance {
 }
 
 impl LimitBalance {
+    /// How `key`, which is the limit of `terms` or a split of it, stands at `now_ms`.
+    pub fn of(terms: &LimitTerms, standing: Account, key: LimitKey, now_ms: i64) -> LimitBalance {
+        let (window_start_ms, window_end_ms) = match terms.span {
+            Span::Fixed { start_ms, end_ms } => (start_ms, (end_ms != i64::MAX).then_some(end_ms)),
+            Span::Rolling { length_ms, .. } => (now_ms - length_ms, None),
+        };
+        let Account { settled, outstanding, reserved } = standing;
+        LimitBalance { key, unit: terms.unit, limit: terms.limit, settled, outstanding, reserved, window_start_ms, window_end_ms }
+    }
+
     /// What a new lease could still take; negative after an overrun.
     pub fn left(&self) -> i128 {
         self.limit - self.settled - self.outstanding

@@ -23,7 +23,7 @@ const fn state(kind: &'static str, type_: &'static str, holds: bool, reason: &'s
 }
 
 /// Every state of every condition.
-pub const STATES: [State; 14] = [
+pub const STATES: [State; 19] = [
     state("AIBudget", condition::READY, true, "InForce", false, "The budget is valid, and every matching call must fit it."),
     state("AIBudget", condition::READY, false, "Invalid", true, "The spec means nothing; the message names each field and its remedy."),
     state(
@@ -44,6 +44,32 @@ pub const STATES: [State; 14] = [
         "A threshold of `spec.alerts` is crossed; the message names the limit.",
     ),
     state("AIBudget", condition::ALERTING, false, "BelowThresholds", false, "No threshold of `spec.alerts` is crossed."),
+    state(
+        "AIBudget",
+        condition::RUNAWAY,
+        true,
+        "RunningAway",
+        true,
+        "Somebody spends many times what it usually does, and its outcomes do not keep step (`spec.runaway`); the message names it.",
+    ),
+    state("AIBudget", condition::RUNAWAY, false, "Calm", false, "Nobody has run away, or whoever did has been calm for five minutes."),
+    state("AIBudget", condition::LEDGER_AVAILABLE, true, "Reachable", false, "Sidecars reach the ledger, as far as they have told."),
+    state(
+        "AIBudget",
+        condition::LEDGER_AVAILABLE,
+        false,
+        "CallsRefused",
+        true,
+        "Within the last five minutes a sidecar told that it could not reach the ledger, and refused calls (`onLedgerUnavailable: FailClosed`).",
+    ),
+    state(
+        "AIBudget",
+        condition::LEDGER_AVAILABLE,
+        false,
+        "CallsLetThrough",
+        true,
+        "Within the last five minutes a sidecar told that it could not reach the ledger, and let calls through (`FailOpen`); they are charged.",
+    ),
     state("ModelRoute", condition::READY, true, "InForce", false, "Calls of the selected pods take this route."),
     state("ModelRoute", condition::READY, false, "Invalid", true, "The spec means nothing; the message names each field and its remedy."),
     state(

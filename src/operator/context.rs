@@ -8,6 +8,8 @@ use crate::ledger::Ledger;
 
 use super::index::Index;
 use super::kubelet::UsageHistory;
+use super::outages::Outages;
+use super::runaways::Runaways;
 
 /// Shared by the control channel, the webhooks and the reconcilers.
 pub struct Context {
@@ -18,6 +20,8 @@ pub struct Context {
     pub index: Arc<Index>,
     pub refusals: Refusals,
     pub usage: Arc<UsageHistory>,
+    pub runaways: Runaways,
+    pub outages: Outages,
     /// The operator's own namespace: resources in it may select pods of others.
     pub namespace: String,
     /// Apply what was approved; else approvals are only recorded.

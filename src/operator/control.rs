@@ -239,7 +239,7 @@ fn unauthenticated(error: AuthError) -> Status {
 
 fn ledger_status(error: LedgerError) -> Status {
     match error {
-        LedgerError::ForeignLease(_) => Status::permission_denied(error.to_string()),
+        LedgerError::Rejected(_) => Status::permission_denied(error.to_string()),
         LedgerError::Stopped => Status::unavailable(error.to_string()),
         _ => {
             tracing::error!(%error, "the ledger failed");
@@ -286,8 +286,10 @@ impl Control for Arc<ControlService> {
         let now = now_ms();
         let origin = &member.pod.origin;
         let terms = |key: &LimitKey| member.budgets.terms(key, now);
-        let entries = reported.into_iter().map(|entry| entry.into_entry(origin, terms, now)).collect();
+        let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
         self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await.map_err(ledger_status)?;
+        self.context.runaways.note(&member.budgets, origin, &reported, now);
+        self.context.outages.note(&member.budgets, &reported, now);
         Ok(Response::new(proto::ReportResponse {}))
     }
 }

@@ -1,9 +1,15 @@
 //! The operator's metrics, declared in one table: the reference in `docs/` is generated from it.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::api::common::Condition;
+use crate::core::limit::LimitKey;
 use crate::core::metric::{Declaration, Kind, declare};
+use crate::core::policy::ResourceKey;
 
 const CALLS: Declaration =
     declare("spendkeeper_calls_total", Kind::Counter, &["namespace", "workload", "model", "outcome"], "Calls that sidecars reported.");
@@ -56,8 +62,33 @@ const CERTIFICATE: Declaration = declare(
 const RECONCILES: Declaration =
     declare("spendkeeper_reconciles_total", Kind::Counter, &["kind", "result"], "Reconciliations by kind and result: ok or error.");
 
+const CONDITIONS: Declaration = declare(
+    "spendkeeper_budget_condition",
+    Kind::Gauge,
+    &["namespace", "budget", "condition"],
+    "1 while a condition of an AIBudget is true, else 0.",
+);
+const USED: Declaration = declare(
+    "spendkeeper_limit_used_percent",
+    Kind::Gauge,
+    &["limit"],
+    "Spent, in percent of the limit; of a split limit, its highest value.",
+);
+const FORECAST: Declaration = declare(
+    "spendkeeper_limit_forecast_percent",
+    Kind::Gauge,
+    &["limit"],
+    "Forecast for the window's end, in percent of the limit; of a split limit, its highest value.",
+);
+const BURN: Declaration = declare(
+    "spendkeeper_limit_burn_rate_percent",
+    Kind::Gauge,
+    &["limit", "speed"],
+    "How fast a limit is being spent, fast or slow: 100 uses it up exactly by the window's end. The lower of the speed's two looks back.",
+);
+
 /// Every metric of the operator.
-pub const DECLARATIONS: [Declaration; 13] = [
+pub const DECLARATIONS: [Declaration; 17] = [
     CALLS,
     COST,
     LEASES,
@@ -71,6 +102,10 @@ pub const DECLARATIONS: [Declaration; 13] = [
     ADMISSIONS,
     CERTIFICATE,
     RECONCILES,
+    CONDITIONS,
+    USED,
+    FORECAST,
+    BURN,
 ];
 
 /// Upper bounds of [`LEASE_SECONDS`]'s buckets: from a commit to memory to one on a slow disk.
@@ -92,7 +127,23 @@ pub struct Metrics {
     pub admissions: IntCounterVec,
     pub certificate: IntGaugeVec,
     pub reconciles: IntCounterVec,
+    conditions: IntGaugeVec,
+    used: IntGaugeVec,
+    forecast: IntGaugeVec,
+    burn: IntGaugeVec,
+    /// Which gauges there are of each budget, so that they go with it.
+    of_budgets: Mutex<HashMap<ResourceKey, Gauges>>,
 }
+
+/// Labels that gauges of one budget have.
+#[derive(Default)]
+struct Gauges {
+    conditions: BTreeSet<String>,
+    limits: BTreeSet<String>,
+}
+
+/// What is known of a limit: its key, and in percent what is spent, forecast and burning (fast, slow).
+pub type LimitFigures<'a> = (&'a LimitKey, i64, Option<i64>, Option<[i64; 2]>);
 
 impl Metrics {
     pub fn new() -> Metrics {
@@ -120,7 +171,57 @@ impl Metrics {
             admissions: counter(ADMISSIONS),
             certificate: gauge(CERTIFICATE),
             reconciles: counter(RECONCILES),
+            conditions: gauge(CONDITIONS),
+            used: gauge(USED),
+            forecast: gauge(FORECAST),
+            burn: gauge(BURN),
+            of_budgets: Mutex::default(),
             registry,
+        }
+    }
+
+    /// Says where a budget stands. A figure that is unknown has no gauge.
+    pub fn budget<'a>(&self, key: &ResourceKey, conditions: &[Condition], figures: impl Iterator<Item = LimitFigures<'a>>) {
+        // Of a split limit, the highest of its values.
+        let mut limits: BTreeMap<&str, [Option<i64>; 4]> = BTreeMap::new();
+        for (limit, used, forecast, burn) in figures {
+            let highest = limits.entry(limit.base()).or_default();
+            let [fast, slow] = burn.map_or([None; 2], |burn| burn.map(Some));
+            highest.iter_mut().zip([Some(used), forecast, fast, slow]).for_each(|(highest, figure)| *highest = (*highest).max(figure));
+        }
+        let mut of_budgets = self.of_budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = of_budgets.entry(key.clone()).or_default();
+        let conditions: BTreeMap<&str, bool> = conditions.iter().map(|c| (c.type_.as_str(), c.status == "True")).collect();
+        for gone in known.conditions.iter().filter(|type_| !conditions.contains_key(type_.as_str())) {
+            forget(&self.conditions, &[key.namespace(), key.name(), gone]);
+        }
+        for (type_, holds) in &conditions {
+            self.conditions.with_label_values(&[key.namespace(), key.name(), type_]).set((*holds).into());
+        }
+        for gone in known.limits.iter().filter(|limit| !limits.contains_key(limit.as_str())) {
+            self.set_limit(gone, [None; 4]);
+        }
+        for (limit, figures) in &limits {
+            self.set_limit(limit, *figures);
+        }
+        known.conditions = conditions.into_keys().map(str::to_owned).collect();
+        known.limits = limits.into_keys().map(str::to_owned).collect();
+    }
+
+    fn set_limit(&self, limit: &str, [used, forecast, fast, slow]: [Option<i64>; 4]) {
+        set(&self.used, &[limit], used);
+        set(&self.forecast, &[limit], forecast);
+        set(&self.burn, &[limit, "fast"], fast);
+        set(&self.burn, &[limit, "slow"], slow);
+    }
+
+    /// Forgets budgets that are not there any more.
+    pub fn retain_budgets(&self, is_there: impl Fn(&ResourceKey) -> bool) {
+        let gone = |key: &&ResourceKey| !is_there(key);
+        let gone: Vec<ResourceKey> = self.of_budgets.lock().unwrap_or_else(PoisonError::into_inner).keys().filter(gone).cloned().collect();
+        for key in gone {
+            self.budget(&key, &[], std::iter::empty());
+            self.of_budgets.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         }
     }
 
@@ -138,6 +239,18 @@ impl Default for Metrics {
     fn default() -> Metrics {
         Metrics::new()
     }
+}
+
+fn set(gauge: &IntGaugeVec, labels: &[&str], figure: Option<i64>) {
+    match figure {
+        Some(figure) => gauge.with_label_values(labels).set(figure),
+        None => forget(gauge, labels),
+    }
+}
+
+fn forget(gauge: &IntGaugeVec, labels: &[&str]) {
+    // An error means that there is no such gauge, which is what is wanted.
+    let _ = gauge.remove_label_values(labels);
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
@@ -159,6 +272,23 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("spendkeeper_connected_sidecars 3"), "{text}");
         assert!(text.contains(r#"spendkeeper_calls_total{model="c",namespace="a",outcome="d",workload="b"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn gauges_of_a_budget_say_the_highest_of_its_values_and_go_with_it() {
+        let metrics = Metrics::new();
+        let key = ResourceKey::new("shop", "b");
+        let split = |value: &str| LimitKey::new(&key, "total").with_split(value);
+        let (a, b) = (split("a"), split("b"));
+        metrics.budget(&key, &[], [(&a, 70, Some(90), None), (&b, 80, None, Some([5, 6]))].into_iter());
+        let text = metrics.render();
+        for line in ["used_percent{limit=\"shop/b/total\"} 80", "forecast_percent{limit=\"shop/b/total\"} 90", "speed=\"slow\"} 6"] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+        metrics.retain_budgets(|_| true);
+        assert!(metrics.render().contains("shop/b/total"));
+        metrics.retain_budgets(|_| false);
+        assert!(!metrics.render().contains("shop/b/total"), "{}", metrics.render());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube::{Resource, ResourceExt};
 
 use super::index::{NamespaceFacts, Snapshot};
+use super::runaways::Throttles;
 use super::selection::{PodFacts, dimension_policy, selects};
 use crate::api::common::WorkloadSelector;
 use crate::api::parse;
@@ -16,6 +17,7 @@ use crate::core::catalogue;
 use crate::core::dimensions::DimensionPolicy;
 use crate::core::policy::{Budget, Meter, OutcomeMetric, Policy, ResourceKey, Route};
 use crate::core::price::{Catalogue, ModelPrice};
+use crate::core::throttle;
 
 /// The declared resources, parsed once for all pods. What does not parse has no force; its own status says so.
 #[derive(Clone, Debug, Default)]
@@ -83,16 +85,18 @@ pub struct Fingerprint {
     specs: Vec<(ResourceKey, Option<String>, Option<i64>)>,
     namespaces: Vec<NamespaceFacts>,
     prices: Vec<(String, String)>,
+    throttles: Throttles,
 }
 
 impl Fingerprint {
-    pub fn of(snapshot: &Snapshot) -> Fingerprint {
+    pub fn of(snapshot: &Snapshot, throttles: &Throttles) -> Fingerprint {
         let budgets = snapshot.budgets.iter().map(|r| version(r.as_ref()));
         let routes = snapshot.routes.iter().map(|r| version(r.as_ref()));
         let allocations = snapshot.allocations.iter().map(|r| version(r.as_ref()));
         let mut namespaces = snapshot.namespaces.clone();
         namespaces.sort_by(|a, b| a.name.cmp(&b.name));
-        Fingerprint { specs: budgets.chain(routes).chain(allocations).collect(), namespaces, prices: snapshot.prices.clone() }
+        let specs = budgets.chain(routes).chain(allocations).collect();
+        Fingerprint { specs, namespaces, prices: snapshot.prices.clone(), throttles: throttles.clone() }
     }
 }
 
@@ -117,8 +121,8 @@ pub fn known_prices(snapshot: &Snapshot) -> Catalogue {
 }
 
 impl Rules {
-    /// Parses everything that `snapshot` declares.
-    pub fn of(snapshot: &Snapshot, operator_namespace: &str) -> Rules {
+    /// Parses everything that `snapshot` declares, and holds back whom `throttles` names.
+    pub fn of(snapshot: &Snapshot, operator_namespace: &str, throttles: &Throttles) -> Rules {
         let prices = own_price_lists(snapshot);
         let known = known_prices(snapshot);
         let budgets = snapshot.budgets.iter().filter_map(|budget| {
@@ -128,11 +132,12 @@ impl Rules {
             let pods = budget.spec.scope.workloads.clone();
             Some(Declared { key, pods, what })
         });
+        let budgets: Vec<_> = budgets.flat_map(|declared| with_throttles(declared, throttles)).collect();
         let allocations: Vec<_> = snapshot.allocations.iter().filter(|a| parse::allocation(key_of(a.as_ref()), &a.spec).is_ok()).collect();
         Rules {
             operator_namespace: operator_namespace.to_owned(),
             namespaces: snapshot.namespaces.clone(),
-            budgets: budgets.collect(),
+            budgets,
             routes: snapshot.routes.iter().filter_map(|route| declared_route(route, &known)).collect(),
             meters: allocations.iter().flat_map(|allocation| declared_meters(allocation)).collect(),
             outcomes: allocations.iter().flat_map(|allocation| declared_outcomes(allocation)).collect(),
@@ -190,6 +195,14 @@ impl Rules {
         let listed = models.into_iter().filter_map(|model| self.listed.latest(model));
         listed.chain(routes.iter().rev().flat_map(|rule| &rule.what.prices)).cloned().collect()
     }
+}
+
+/// A budget, and those that hold back who runs away under it.
+fn with_throttles(declared: Declared<Budget>, throttles: &Throttles) -> Vec<Declared<Budget>> {
+    let (budget, held) = (&declared.what, throttles.get(&declared.key).into_iter().flatten());
+    let throttled = held.filter_map(|held| throttle::budget(budget, &budget.runaway?, held));
+    let throttled: Vec<_> = throttled.map(|what| Declared { key: declared.key.clone(), pods: declared.pods.clone(), what }).collect();
+    std::iter::once(declared).chain(throttled).collect()
 }
 
 /// A list without a date holds from now on: later than any dated price, but below those that a route sets itself.

@@ -108,20 +108,26 @@ impl Roster {
     /// Follows the index; returns only when that is gone. Credentials of new routes are read before anybody is told of them.
     pub async fn keep_current(&self, context: &Context, credentials: &Credentials) {
         let mut changes = context.index.changes();
+        let mut throttles = context.runaways.throttles();
         context.index.ready().await;
         let mut fingerprint = None;
         loop {
             let seen = *changes.borrow_and_update();
             let snapshot = context.index.snapshot();
-            let now = Fingerprint::of(&snapshot);
+            let held = throttles.borrow_and_update().clone();
+            let now = Fingerprint::of(&snapshot, &held);
             let mut rules = self.view.borrow().rules.clone();
             if fingerprint.as_ref() != Some(&now) {
-                rules = Arc::new(Rules::of(&snapshot, &context.namespace));
+                rules = Arc::new(Rules::of(&snapshot, &context.namespace, &held));
                 credentials.want(rules.credential_sources()).await;
                 fingerprint = Some(now);
             }
             self.publish(seen, rules, snapshot.pods);
-            if changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = changes.changed() => changed,
+                changed = throttles.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
             tokio::time::sleep(COALESCE).await;

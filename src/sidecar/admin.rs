@@ -66,7 +66,7 @@ fn answer(sidecar: &Sidecar, path: &str) -> Response<ProxyBody> {
 }
 
 fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<ProxyBody> {
-    let mut response = Response::new(ProxyBody::text(text));
+    let mut response = Response::new(ProxyBody::whole(text));
     *response.status_mut() = status;
     response
 }

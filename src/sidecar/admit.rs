@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName};
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 use super::call::Settings;
 use super::refusal::Refusal;
@@ -18,6 +18,8 @@ use crate::llm::{self, Addressed, ErrorKind};
 
 /// Where outcomes are reported.
 pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
+/// Room that is made for a body because its caller says that it is so long.
+const TRUSTED: usize = 256 << 10;
 /// Prefix of the headers with dimensions.
 const SPEND_PREFIX: &str = "x-spend-";
 
@@ -96,6 +98,7 @@ where
     request.heed_headers(&|name| text_of(&parts.headers, name));
     let dimensions = dimensions(policy, &parts.headers);
     clean(&mut parts.headers);
+    detach(&mut parts.headers);
     let query = parts.uri.query().map(str::to_owned);
     Ok(Admitted { request, dimensions, headers: parts.headers, query, started, started_at_ms, trace: None })
 }
@@ -120,7 +123,8 @@ pub fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.
+/// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand. It is copied out of what
+/// was read from the connection, for the reason that [`detach`] has.
 ///
 /// # Errors
 /// When it is too large, or the caller stopped sending.
@@ -133,13 +137,36 @@ where
         let message = format!("the request's body is larger than {limit} bytes; shorten it, or raise the sidecar's --body-limit-mib");
         Refusal::new(ErrorKind::TooLarge, message)
     };
-    if body.size_hint().lower() > limit as u64 {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Refusal::new(ErrorKind::InvalidRequest, format!("the request's body broke off: {error}"))),
+    let (mut whole, mut body) = (BytesMut::with_capacity(expected.min(TRUSTED)), std::pin::pin!(body));
+    while let Some(frame) = body.frame().await {
+        let broken = |error: B::Error| {
+            let error = error.into();
+            Refusal::new(ErrorKind::InvalidRequest, format!("the request's body broke off: {error}"))
+        };
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+/// Gives headers values of their own. They are parts of what was read from a connection, whose buffer can take the next read only when
+/// nothing holds a part of it any more: else each call would have another one.
+pub fn detach(headers: &mut HeaderMap) {
+    let mut text = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    for value in headers.values_mut() {
+        text.extend_from_slice(value.as_bytes());
+        // The same bytes are as valid as they were.
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(text.split().freeze()) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
     }
 }
 
@@ -208,12 +235,11 @@ pub fn clean(headers: &mut HeaderMap) {
     ours.iter().for_each(|name| {
         headers.remove(name);
     });
-    headers.insert(header::ACCEPT_ENCODING, http::HeaderValue::from_static("identity"));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use http_body_util::Full;
 
     use super::*;
@@ -274,6 +300,23 @@ mod tests {
         ]);
         clean(&mut sent);
         assert_eq!(sent, headers(&[("authorization", "Bearer k"), ("anthropic-beta", "b"), ("accept-encoding", "identity")]));
+    }
+
+    #[test]
+    fn detached_headers_are_the_same_and_hold_nothing_of_what_they_were_read_from() {
+        let read = Bytes::from(b"key-1, abc".to_vec());
+        let part = |range| HeaderValue::from_maybe_shared(read.slice(range)).unwrap();
+        let mut sent = HeaderMap::new();
+        sent.append("authorization", part(0..5));
+        sent.append("accept", part(7..10));
+        sent.append("accept", HeaderValue::from_static(""));
+        sent.values_mut().next().unwrap().set_sensitive(true);
+        let before = sent.clone();
+        detach(&mut sent);
+        assert_eq!(sent, before);
+        assert!(sent["authorization"].is_sensitive() && !sent["accept"].is_sensitive());
+        drop(before);
+        assert!(read.is_unique());
     }
 
     #[tokio::test]

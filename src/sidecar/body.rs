@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 
 use super::meter::MeteredBody;
 use super::passthrough::PassedBody;
@@ -14,10 +13,13 @@ use super::shared::CountedBody;
 /// What can go wrong while a body streams.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A connection copies what it sends into one buffer, which it keeps: no more than so much of a body at once.
+const PIECE: usize = 64 << 10;
+
 /// A body for a caller.
 pub enum ProxyBody {
-    /// All of it is here.
-    Full(Full<Bytes>),
+    /// All of it is here: what is still to be sent.
+    Whole(Bytes),
     /// A model's answer, metered as it streams.
     Metered(Box<MeteredBody>),
     /// A shared service's answer, its bytes counted as it streams.
@@ -27,8 +29,8 @@ pub enum ProxyBody {
 }
 
 impl ProxyBody {
-    pub fn text(text: impl Into<Bytes>) -> ProxyBody {
-        ProxyBody::Full(Full::new(text.into()))
+    pub fn whole(body: impl Into<Bytes>) -> ProxyBody {
+        ProxyBody::Whole(body.into())
     }
 }
 
@@ -38,7 +40,10 @@ impl Body for ProxyBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            ProxyBody::Full(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            ProxyBody::Whole(rest) => {
+                let piece = rest.split_to(rest.len().min(PIECE));
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
             ProxyBody::Metered(body) => Pin::new(body.as_mut()).poll_frame(context),
             ProxyBody::Counted(body) => Pin::new(body.as_mut()).poll_frame(context),
             ProxyBody::Passed(body) => Pin::new(body.as_mut()).poll_frame(context),
@@ -47,7 +52,7 @@ impl Body for ProxyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            ProxyBody::Full(body) => body.is_end_stream(),
+            ProxyBody::Whole(rest) => rest.is_empty(),
             // Their ends are looked at by the one who counts, so they must be polled to it.
             ProxyBody::Metered(_) | ProxyBody::Counted(_) | ProxyBody::Passed(_) => false,
         }
@@ -55,7 +60,7 @@ impl Body for ProxyBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            ProxyBody::Full(body) => body.size_hint(),
+            ProxyBody::Whole(rest) => SizeHint::with_exact(rest.len() as u64),
             ProxyBody::Metered(_) => SizeHint::default(),
             ProxyBody::Counted(body) => body.size_hint(),
             ProxyBody::Passed(body) => body.size_hint(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderValue, Response};
 
 use super::admit::Admitted;
 use super::body::ProxyBody;
@@ -81,7 +81,7 @@ pub async fn make(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, call: Admitted
                 if let Some(unsaid) = sidecar.refusal_log.due(refusal.kind, sidecar.accounts.clock.monotonic_ms()) {
                     let (code, model) = (refusal.kind.code(), call.request.model());
                     tracing::info!(code, model, unsaid, "a call was refused: {}", refusal.message);
-                    sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), Vec::new());
+                    sidecar.accounts.record(refused(&snapshot, &call, refusal.kind.status()), refusal.unasked.clone());
                 }
                 tell_of_refusal(&snapshot, &call, refusal.kind);
                 sidecar.accounts.metrics.refusals.with_label_values(&[refusal.kind.code()]).inc();
@@ -98,6 +98,7 @@ async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitte
     let mut candidates = VecDeque::from(plan.choice.candidates.clone());
     let mut failed = None;
     let mut first_refusal = None;
+    let mut stepped_down = false;
     while let Some(candidate) = candidates.pop_front() {
         let outgoing = match plan.outgoing(&candidate) {
             Ok(outgoing) => outgoing,
@@ -107,14 +108,19 @@ async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitte
             }
         };
         match reserve::reserve(sidecar, snapshot, call, &plan, &candidate, &outgoing.request).await {
-            Ok(reserved) => match forward::attempt(sidecar, snapshot, call, &plan, &candidate, outgoing, reserved).await {
-                Attempt::Answered(response) => return Ok(response),
-                Attempt::Failed(response) => failed = Some(response),
-            },
+            Ok(reserved) => {
+                let tier = plan.route.route.backends[candidate.backend].models[candidate.model].tier;
+                let fit = fit_in_words(reserved.lowered, stepped_down.then_some(tier));
+                match forward::attempt(sidecar, snapshot, call, &plan, &candidate, outgoing, reserved).await {
+                    Attempt::Answered(response) => return Ok(with_fit(response, fit)),
+                    Attempt::Failed(response) => failed = Some(with_fit(response, fit)),
+                }
+            }
             // The provider's own error says more than that no second attempt can be paid for.
             Err(_) if failed.is_some() => break,
             Err(Refused { refusal, fit }) => {
                 let tier = plan.route.route.backends[candidate.backend].models[candidate.model].tier;
+                stepped_down |= fit;
                 candidates = fit.then(|| cheaper(sidecar, &plan, tier)).flatten().unwrap_or_default();
                 first_refusal.get_or_insert(refusal);
             }
@@ -125,6 +131,20 @@ async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitte
         (None, Some(refusal)) => Err(refusal),
         (None, None) => unreachable!("a choice has a candidate, and each ends in an answer, a failure or a refusal"),
     }
+}
+
+/// What was done so that a call fits its budgets: `output-cap=512`, `tier=economy`, or both.
+fn fit_in_words(lowered: Option<u64>, tier: Option<Tier>) -> Option<String> {
+    let parts = [lowered.map(|cap| format!("output-cap={cap}")), tier.map(|tier| format!("tier={}", tier.name()))];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn with_fit(mut response: Response<ProxyBody>, fit: Option<String>) -> Response<ProxyBody> {
+    if let Some(Ok(fit)) = fit.map(|fit| HeaderValue::from_str(&fit)) {
+        response.headers_mut().insert("x-spend-fit", fit);
+    }
+    response
 }
 
 fn cheaper(sidecar: &Sidecar, plan: &Plan<'_>, tier: Tier) -> Option<VecDeque<crate::core::route::Candidate>> {
@@ -235,6 +255,16 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_done_to_fit_a_budget_is_said_in_one_header() {
+        let said = |lowered, tier| fit_in_words(lowered, tier).unwrap_or_default();
+        assert_eq!([said(None, None), said(Some(512), None)], ["", "output-cap=512"]);
+        assert_eq!(
+            [said(None, Some(Tier::Economy)), said(Some(16), Some(Tier::Standard))],
+            ["tier=economy", "output-cap=16, tier=standard"]
+        );
+    }
 
     #[tokio::test]
     async fn a_call_goes_on_when_its_caller_is_gone() {

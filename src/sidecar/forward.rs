@@ -6,7 +6,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
 use http_body_util::{Either, Full};
 
-use super::admit::{Admitted, remove_hop_by_hop, text_of};
+use super::admit::{Admitted, detach, remove_hop_by_hop, text_of};
 use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, blank, tell_of_refusal};
 use super::config::{ReadyBackend, Snapshot};
@@ -42,7 +42,7 @@ pub async fn attempt(
     plan: &Plan<'_>,
     candidate: &Candidate,
     outgoing: Outgoing<'_>,
-    Reserved { reservation, mut worst, limits, lesson }: Reserved,
+    Reserved { reservation, mut worst, limits, lesson, .. }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let (provider, model) = {
@@ -169,6 +169,7 @@ impl Head {
         remove_hop_by_hop(&mut parts.headers);
         // What follows may be longer or shorter, and is framed anew.
         parts.headers.remove(header::CONTENT_LENGTH);
+        detach(&mut parts.headers);
         if let Ok(model) = HeaderValue::from_str(model) {
             parts.headers.insert("x-spend-model", model);
         }

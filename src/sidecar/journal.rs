@@ -14,7 +14,6 @@ mod line;
 mod segments;
 mod tail;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +25,7 @@ use tail::Tail;
 
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
-use crate::core::call::{CallId, CallRecord};
+use crate::core::call::CallRecord;
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
@@ -101,7 +100,8 @@ impl Journal {
     /// # Errors
     /// When the line is not written; the call must not be made then.
     pub fn opened(&self, draft: Arc<CallRecord>, lease: Option<&LeaseId>, unleased: &[LimitKey]) -> Result<(), JournalError> {
-        self.append(vec![Line::Opened(OpenedCall { record: draft, lease: lease.cloned(), unleased: unleased.to_vec() })])
+        let call = OpenedCall { record: draft, lease: lease.cloned(), unleased: unleased.to_vec() };
+        self.append(vec![Line::Opened(Arc::new(call))])
     }
 
     /// A request for a lease is about to be sent.
@@ -167,13 +167,13 @@ impl Journal {
         let reader = {
             let inner = self.lock();
             if let Some((entries, end)) = inner.tail.read(from, limit) {
-                return Ok(Batch { entries: without_short_calls(entries), end });
+                return Ok(Batch { entries, end });
             }
             // Segments are read by their own handles, so calls go on writing meanwhile.
             inner.segments.reader(from).map_err(JournalError::Read)?
         };
         let (lines, end) = reader.lines(limit).map_err(JournalError::Read)?;
-        Ok(Batch { entries: without_short_calls(lines.into_iter().filter_map(Line::into_reported).collect()), end })
+        Ok(Batch { entries: line::reported(lines.iter()), end })
     }
 
     /// Everything up to `position` was reported.
@@ -249,7 +249,7 @@ impl Journal {
         let open = self.state().open;
         let calls = open.len();
         for call in open.into_values() {
-            self.append(vec![call.into_settled()])?;
+            self.append(vec![call.settled()])?;
         }
         Ok(calls)
     }
@@ -263,19 +263,6 @@ impl Journal {
         // A panic while the lock is held leaves whole lines behind: each is one write.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// Without the openings of calls that end in the same batch: the ledger would forget them again at once.
-fn without_short_calls(mut entries: Vec<Reported>) -> Vec<Reported> {
-    let ended: HashSet<CallId> = entries
-        .iter()
-        .filter_map(|entry| match entry {
-            Reported::Settled { record, .. } => Some(record.id.clone()),
-            _ => None,
-        })
-        .collect();
-    entries.retain(|entry| !matches!(entry, Reported::Opened { call, .. } if ended.contains(call)));
-    entries
 }
 
 #[cfg(test)]

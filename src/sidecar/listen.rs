@@ -1,4 +1,4 @@
-//! The proxy's listener: connections on loopback, HTTP/1.1 or HTTP/2 as the caller speaks, one task each.
+//! The proxy's listener: connections on loopback, HTTP/1.1 or HTTP/2 as the caller speaks, one task each on one of the [`Workers`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::call::Sidecar;
 use super::server::handle;
+use super::workers::Workers;
 
 /// How long a caller may take to say anything, and to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +35,13 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: appl
 content-length: 107\r\n\r\n{\"error\":{\"code\":\"spendkeeper_busy\",\"message\":\"Spendkeeper: too many connections; see --max-connections\"}}\n";
 
 /// Serves until `stop` resolves, then waits for the calls under way for at most `drain`. True when all of them ended.
-pub async fn serve(sidecar: Arc<Sidecar>, listener: TcpListener, stop: impl Future<Output = ()>, drain: Duration) -> bool {
+pub async fn serve(
+    sidecar: Arc<Sidecar>,
+    workers: &Workers,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+    drain: Duration,
+) -> bool {
     let connections = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(sidecar.settings.max_connections));
     let mut stop = std::pin::pin!(stop);
@@ -57,8 +64,12 @@ pub async fn serve(sidecar: Arc<Sidecar>, listener: TcpListener, stop: impl Futu
             continue;
         };
         let (sidecar, watcher) = (Arc::clone(&sidecar), connections.watcher());
-        tokio::spawn(async move {
-            connection(sidecar, stream, watcher).await;
+        // The worker has a reactor of its own, which the socket moves to.
+        let Ok(socket) = stream.into_std() else { continue };
+        workers.spawn(async move {
+            if let Ok(stream) = TcpStream::from_std(socket) {
+                connection(sidecar, stream, watcher).await;
+            }
             drop(place);
         });
     }
@@ -96,6 +107,8 @@ async fn connection(sidecar: Arc<Sidecar>, stream: TcpStream, watcher: Watcher) 
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
+        // Into one buffer: a stream's events are small, and the room that they were read into is free for the next ones at once.
+        builder.writev(false);
         watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await
     };
     if let Err(error) = served {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 
 use super::body::{BodyError, ProxyBody};
@@ -34,6 +34,9 @@ use crate::llm::{ErrorKind, Framing, ReportedUsage, StreamEnd, StreamMeter, usag
 
 /// The largest answer in one piece.
 const WHOLE_LIMIT: usize = 64 << 20;
+
+/// Room that is made for an answer because its provider says that it is so long.
+const TRUSTED: usize = 256 << 10;
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -132,10 +135,10 @@ pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
     let read = read_whole(&mut open, body, metering.patience).await;
     open.settle(Ending::failed(metering.status));
     match (read, &metering.translation) {
-        (Ok(body), None) => head.with(ProxyBody::Full(Full::new(body))),
+        (Ok(body), None) => head.with(ProxyBody::whole(body)),
         (Ok(body), Some(translation)) => {
             head.is_json();
-            head.with(ProxyBody::Full(Full::new(translation.error(metering.status, &body))))
+            head.with(ProxyBody::whole(translation.error(metering.status, &body)))
         }
         (Err(reason), _) => broken_off(metering.asked(), &reason),
     }
@@ -160,18 +163,19 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
     if let Some(cost) = cost.and_then(|cost| HeaderValue::from_str(&cost).ok()) {
         head.headers_mut().insert("x-spend-cost-usd", cost);
     }
-    let Some(translation) = &metering.translation else { return head.with(ProxyBody::Full(Full::new(body))) };
+    let Some(translation) = &metering.translation else { return head.with(ProxyBody::whole(body)) };
     match translation.answer(&body) {
         Ok(body) => {
             head.is_json();
-            head.with(ProxyBody::Full(Full::new(body)))
+            head.with(ProxyBody::whole(body))
         }
         Err(reason) => broken_off(metering.asked(), &reason),
     }
 }
 
 async fn read_whole(open: &mut OpenCall, mut body: Answer, patience: Patience) -> Result<Bytes, String> {
-    let mut whole = BytesMut::new();
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut whole = BytesMut::with_capacity(expected.min(TRUSTED));
     let deadline = Instant::now() + patience.total;
     loop {
         let until = deadline.min(Instant::now() + patience.idle);

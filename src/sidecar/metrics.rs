@@ -53,6 +53,12 @@ const COST: Declaration = declare(
 const REFUSALS: Declaration = declare("spendkeeper_sidecar_refusals_total", Kind::Counter, &["reason"], "Calls refused, by reason.");
 const OVERRUNS: Declaration =
     declare("spendkeeper_sidecar_overruns_total", Kind::Counter, &[], "Calls that cost more than the worst case that was reserved.");
+const UNLEASED: Declaration = declare(
+    "spendkeeper_sidecar_calls_without_lease_total",
+    Kind::Counter,
+    &[],
+    "Calls let through because the ledger could not be reached and every budget fails open; they are charged afterwards.",
+);
 const LEASE_REQUESTS: Declaration =
     declare("spendkeeper_sidecar_lease_requests_total", Kind::Counter, &["answer"], "Requests for leases, by answer.");
 const CALLS_OPEN: Declaration = declare("spendkeeper_sidecar_calls_open", Kind::Gauge, &[], "Calls on their way.");
@@ -81,7 +87,7 @@ const SPANS_DROPPED: Declaration = declare(
 );
 
 /// Every metric of a sidecar.
-pub const DECLARATIONS: [Declaration; 16] = [
+pub const DECLARATIONS: [Declaration; 17] = [
     DURATION,
     FIRST_BYTE,
     TOKEN_USAGE,
@@ -89,6 +95,7 @@ pub const DECLARATIONS: [Declaration; 16] = [
     COST,
     REFUSALS,
     OVERRUNS,
+    UNLEASED,
     LEASE_REQUESTS,
     CALLS_OPEN,
     BACKLOG,
@@ -116,6 +123,7 @@ pub struct Metrics {
     cost: CounterVec,
     pub refusals: IntCounterVec,
     pub overruns: IntCounter,
+    pub unleased: IntCounter,
     pub lease_requests: IntCounterVec,
     pub calls_open: IntGauge,
     pub journal_backlog: IntGauge,
@@ -144,6 +152,7 @@ impl Metrics {
             cost: register(&registry, CounterVec::new(Opts::new(COST.name, COST.help), COST.labels)),
             refusals: counters(REFUSALS),
             overruns: register(&registry, IntCounter::new(OVERRUNS.name, OVERRUNS.help)),
+            unleased: register(&registry, IntCounter::new(UNLEASED.name, UNLEASED.help)),
             lease_requests: counters(LEASE_REQUESTS),
             calls_open: gauge(CALLS_OPEN),
             journal_backlog: gauge(BACKLOG),

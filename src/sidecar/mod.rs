@@ -5,7 +5,7 @@
 //!
 //! | file | what happens |
 //! |---|---|
-//! | [`listen`], [`server`] | a connection is accepted, a request is told apart by its path |
+//! | [`listen`], [`workers`], [`server`] | a connection is accepted, gets a thread, and its requests are told apart by their path |
 //! | [`admit`] | the request is read and understood, its dimensions are resolved |
 //! | [`route`] | it is classified, and a model is chosen |
 //! | [`reserve`] | its worst case is set aside in every budget that matches, or it is refused |
@@ -48,3 +48,4 @@ pub mod start;
 pub mod telemetry;
 pub mod upstream;
 pub mod watch;
+pub mod workers;

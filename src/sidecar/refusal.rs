@@ -5,14 +5,13 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 
 use super::body::ProxyBody;
 use super::config::Snapshot;
 use crate::core::amount::Unit;
 use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::money::PicoUsd;
-use crate::core::policy::{CalendarPeriod, Protocol, Window};
+use crate::core::policy::{Budget, CalendarPeriod, Limit, Protocol, Window};
 use crate::llm::{ErrorKind, error_answer};
 
 /// The longest `Retry-After`: a month.
@@ -29,12 +28,14 @@ pub struct Refusal {
     /// Seconds after which asking again makes sense; `None`: never, or at once, as `may_retry` says.
     pub retry_after_s: Option<i64>,
     pub may_retry: bool,
+    /// Limits that could not be asked, so that nobody knows whether the call fits.
+    pub unasked: Vec<LimitKey>,
 }
 
 impl Refusal {
     /// A refusal that stays one until something is changed.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Refusal {
-        Refusal { kind, message: format!("Spendkeeper: {}", message.into()), retry_after_s: None, may_retry: false }
+        Refusal { kind, message: format!("Spendkeeper: {}", message.into()), retry_after_s: None, may_retry: false, unasked: Vec::new() }
     }
 
     /// A refusal that may be over soon.
@@ -48,7 +49,7 @@ impl Refusal {
         let remedy = "Ask for fewer output tokens or a smaller prompt, wait, or have the budget's owner raise it or add a grant.";
         let message = format!("this call does not fit: {}. {remedy}", limits.join("; "));
         // Every limit must have room, so the last of them to reset decides.
-        let resets: Option<Vec<i64>> = shortfalls.iter().map(|s| s.resets_at_ms).collect();
+        let resets: Option<Vec<i64>> = shortfalls.iter().map(|s| s.resets_at_ms.or_else(|| rolled_over_ms(snapshot, s, now_ms))).collect();
         let seconds = |at: i64| ((at - now_ms + 999) / 1000).clamp(1, LONGEST_RETRY_S);
         let retry_after_s = resets.and_then(|all| all.into_iter().max()).map(seconds);
         Refusal { retry_after_s, ..Refusal::new(ErrorKind::BudgetExceeded, message) }
@@ -56,7 +57,7 @@ impl Refusal {
 
     pub fn into_response(self, protocol: Protocol) -> Response<ProxyBody> {
         let answer = error_answer(protocol, self.kind, &self.message);
-        let mut response = Response::new(ProxyBody::Full(Full::new(answer.body)));
+        let mut response = Response::new(ProxyBody::whole(answer.body));
         *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         if let Some((name, value)) = answer.header {
@@ -101,6 +102,17 @@ impl RefusalLog {
     }
 }
 
+/// When a rolling limit is whole again at the latest: once all that it counts now has left its window.
+fn rolled_over_ms(snapshot: &Snapshot, shortfall: &Shortfall, now_ms: i64) -> Option<i64> {
+    let (_, limit) = found(snapshot, &shortfall.key)?;
+    if let Window::Rolling { length_ms } = limit.window { Some(now_ms.saturating_add(length_ms)) } else { None }
+}
+
+fn found<'a>(snapshot: &'a Snapshot, key: &LimitKey) -> Option<(&'a Budget, &'a Limit)> {
+    let budget = snapshot.policy.budgets.iter().find(|b| b.key == key.budget())?;
+    Some((budget, budget.limits.iter().find(|l| l.name == key.name())?))
+}
+
 /// `budget agents/runaway: limit total ($1.00, lifetime) has $0.03 left and this call may cost up to $0.08; it resets in 3 h`.
 fn limit_in_words(snapshot: &Snapshot, shortfall: &Shortfall, needs: crate::core::amount::Amount, now_ms: i64) -> String {
     let unit = shortfall.unit;
@@ -112,15 +124,10 @@ fn limit_in_words(snapshot: &Snapshot, shortfall: &Shortfall, needs: crate::core
 }
 
 fn described(snapshot: &Snapshot, key: &LimitKey, now_ms: i64) -> String {
-    let base = key.0.split_once('=').map_or(key.0.as_str(), |(base, _)| base);
-    let of = key.0.split_once('=').map(|(_, value)| value);
-    let Some((budget, name)) = base.rsplit_once('/') else { return format!("limit {key}") };
-    let found = snapshot.policy.budgets.iter().find(|b| b.key.0 == budget);
-    let Some((budget, limit)) = found.and_then(|b| Some((b, b.limits.iter().find(|l| l.name == name)?))) else {
-        return format!("limit {key}");
-    };
+    let Some((budget, limit)) = found(snapshot, key) else { return format!("limit {key}") };
+    let name = key.name();
     let amount = snapshot.budgets.terms(key, now_ms).map_or(limit.amount, |terms| terms.limit);
-    let split = match (budget.split_by, of) {
+    let split = match (budget.split_by, key.split()) {
         (Some(dimension), Some("")) => format!(" for calls without {dimension}"),
         (Some(dimension), Some(value)) => format!(" for {dimension} {value}"),
         _ => String::new(),

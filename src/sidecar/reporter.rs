@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::journal::{Journal, Position};
+use super::journal::{Batch, Journal, Position};
 use super::source::{LeaseSource, SourceError};
 
 /// Most lines of one report; the channel takes four times as many.
@@ -37,17 +37,20 @@ pub async fn run(journal: Arc<Journal>, source: Arc<dyn LeaseSource>) {
             let _ = tokio::time::timeout(GATHER, journal.hurried()).await;
             continue;
         }
-        let sent = if batch.entries.is_empty() { Ok(()) } else { source.report(batch.entries.clone()).await };
+        let Batch { entries, end } = batch;
+        let is_something = !entries.is_empty();
+        let sent = if is_something { source.report(entries).await } else { Ok(()) };
         match sent {
             Ok(()) => {
-                position = batch.end;
-                acknowledge(&journal, position, !batch.entries.is_empty());
+                position = end;
+                acknowledge(&journal, position, is_something);
                 (limit, pause) = (BATCH, FIRST_PAUSE);
             }
             Err(SourceError::Rejected(_)) if limit > 1 => limit = 1,
             Err(SourceError::Rejected(reason)) => {
-                tracing::error!(%reason, entries = ?batch.entries, "the ledger will never take this entry, so it is left out");
-                position = batch.end;
+                let entries = journal.read(position, limit).map(|batch| batch.entries);
+                tracing::error!(%reason, ?entries, "the ledger will never take this entry, so it is left out");
+                position = end;
                 journal.acknowledge(position);
             }
             Err(SourceError::Unavailable(reason)) => {

@@ -101,6 +101,8 @@ pub struct Reserved {
     pub worst: WorstCase,
     /// The limits that it was drawn under.
     pub limits: Vec<LimitKey>,
+    /// The output cap, where it was lowered to what is left.
+    pub lowered: Option<u64>,
     /// What its figures teach, where its budgets want that.
     pub lesson: Option<Lesson>,
 }
@@ -189,7 +191,9 @@ async fn draw(
     mut worst: WorstCase,
     closer: impl FnOnce() -> u64,
 ) -> Result<Reserved, Refused> {
+    let asked = worst.cap;
     let reserved = |worst: WorstCase, limits, lease, unleased| Reserved {
+        lowered: Some(worst.cap).filter(|cap| *cap < asked),
         reservation: Reservation::new(Arc::clone(&sidecar.accounts), worst.amount(), lease, unleased),
         worst,
         limits,
@@ -207,11 +211,13 @@ async fn draw(
             Ok(lease) => return Ok(reserved(worst, budgets.leased, Some(lease), budgets.warned)),
             Err(leases::Denied::Unavailable(reason)) if budgets.fail_open => {
                 tracing::warn!(%reason, "the ledger is away and every budget fails open: the call goes on and is charged later");
+                sidecar.accounts.metrics.unleased.inc();
                 return Ok(reserved(worst, Vec::new(), None, [budgets.leased, budgets.warned].concat()));
             }
             Err(leases::Denied::Unavailable(reason)) => {
                 let message = format!("the ledger cannot be reached ({reason}), and a budget of this call fails closed; try again shortly");
-                return Err(Refused { refusal: Refusal::passing(ErrorKind::LedgerUnavailable, message), fit: false });
+                let refusal = Refusal { unasked: budgets.leased, ..Refusal::passing(ErrorKind::LedgerUnavailable, message) };
+                return Err(Refused { refusal, fit: false });
             }
             Err(leases::Denied::Short(shortfalls)) => {
                 fittings += 1;

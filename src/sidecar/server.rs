@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -39,9 +38,10 @@ pub async fn handle(sidecar: Arc<Sidecar>, request: Request<Incoming>) -> Respon
             }
         }
         Target::Models => models(&snapshot, &request),
-        Target::Shared { name, path } => shared::pass(sidecar, snapshot, request, name, path).await,
-        Target::Outcomes => outcomes::take(&sidecar, &snapshot, request).await,
-        Target::Other => passthrough::pass(sidecar, snapshot, request).await,
+        // Boxed, so that a call to a model does not have room for what is none.
+        Target::Shared { name, path } => Box::pin(shared::pass(sidecar, snapshot, request, name, path)).await,
+        Target::Outcomes => Box::pin(outcomes::take(&sidecar, &snapshot, request)).await,
+        Target::Other => Box::pin(passthrough::pass(sidecar, snapshot, request)).await,
     }
 }
 
@@ -78,7 +78,7 @@ pub fn plain_error(status: StatusCode, code: &str, message: &str) -> Response<Pr
 
 /// A JSON answer of the sidecar's own.
 pub fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<ProxyBody> {
-    let mut response = Response::new(ProxyBody::Full(Full::new(body.to_string().into())));
+    let mut response = Response::new(ProxyBody::whole(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -45,7 +45,7 @@ impl From<ClientError> for SourceError {
 impl From<LedgerError> for SourceError {
     fn from(error: LedgerError) -> SourceError {
         match error {
-            LedgerError::ForeignLease(_) => SourceError::Rejected(error.to_string()),
+            LedgerError::Rejected(_) => SourceError::Rejected(error.to_string()),
             _ => SourceError::Unavailable(error.to_string()),
         }
     }

@@ -17,6 +17,7 @@ use super::settle::Accounts;
 use super::source::{LeaseSource, SourceError};
 use super::telemetry::{Target, Telemetry};
 use super::upstream::Upstream;
+use super::workers::Workers;
 use super::{admin, listen, outcomes, reporter};
 use crate::core::amount::Amount;
 use crate::core::lease::{GiveBack, LeaseId};
@@ -99,7 +100,17 @@ async fn learn_and_give_back(journal: Arc<Journal>, source: Arc<dyn LeaseSource>
 
 /// Serves until `stop` resolves, then ends in order: calls under way are given `drain`, what is open then is charged as
 /// reserved, leases go back, and the last reports are sent.
-pub async fn run(sidecar: Arc<Sidecar>, proxy: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>, drain: Duration) {
+///
+/// # Errors
+/// When its threads cannot be started.
+pub async fn run(
+    sidecar: Arc<Sidecar>,
+    proxy: TcpListener,
+    admin: Option<TcpListener>,
+    stop: impl Future<Output = ()>,
+    drain: Duration,
+) -> std::io::Result<()> {
+    let workers = Workers::start()?;
     let keeper = {
         let sidecar = Arc::clone(&sidecar);
         tokio::spawn(async move { sidecar.accounts.leases.keep().await })
@@ -108,7 +119,7 @@ pub async fn run(sidecar: Arc<Sidecar>, proxy: TcpListener, admin: Option<TcpLis
     if let Some(admin) = admin {
         tokio::spawn(admin::serve(Arc::clone(&sidecar), admin));
     }
-    let all_ended = listen::serve(Arc::clone(&sidecar), proxy, stop, drain).await;
+    let all_ended = listen::serve(Arc::clone(&sidecar), &workers, proxy, stop, drain).await;
     let began = tokio::time::Instant::now();
     // Calls without a caller have no connection any more.
     while all_ended && sidecar.accounts.metrics.calls_open.get() > 0 && began.elapsed() < drain {
@@ -119,6 +130,7 @@ pub async fn run(sidecar: Arc<Sidecar>, proxy: TcpListener, admin: Option<TcpLis
     outcomes::scrape_once(&sidecar).await;
     end(&sidecar).await;
     sidecar.telemetry.flush(LAST_SPANS).await;
+    Ok(())
 }
 
 async fn end(sidecar: &Sidecar) {

@@ -82,7 +82,7 @@ impl Upstream {
         loop {
             let (way, was_idle) = match self.existing(&place) {
                 Some(way) => (way, true),
-                None => (self.connect(&place).await?, false),
+                None => (Box::pin(self.connect(&place)).await?, false),
             };
             let mut error = match way {
                 Way::Own(mut link) => match link.send(request).await {
@@ -124,7 +124,7 @@ impl Upstream {
         };
         let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
         request.headers_mut().insert(header::HOST, host);
-        let place = (scheme, authority);
+        let place = Place::here(scheme, authority);
         match self.connector.plain_proxy(&place) {
             Some(proxy) => {
                 if let Some(auth) = proxy.basic_auth() {

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use spendkeeper::api::CostAllocation;
+use spendkeeper::api::{AIBudget, CostAllocation};
 use spendkeeper::core::recommend::{Recommendation, RecommendationState};
 
 use super::scene::{Scene, ours, refusal};
@@ -113,6 +113,28 @@ async fn the_approver_is_who_the_api_server_says_and_nobody_else() {
     assert_eq!(by(claim).as_deref(), Some("ada"));
     let withdrawn = annotate(&scene, &dana, json!({"spendkeeper.dev/approve": null, "spendkeeper.dev/approved-by": null})).await.unwrap();
     assert_eq!(by(withdrawn).as_deref(), Some("ada"), "who decided last is not for others to erase");
+}
+
+#[tokio::test]
+async fn a_grant_or_a_reset_takes_the_verb_approve_and_a_grant_says_who_gave_it() {
+    let scene = Scene::new("granted").await;
+    scene.budget_in_force("b", json!({"usd": "1"})).await;
+    let (ada, dana) = (scene.user("ada", "spendkeeper-approve").await, scene.user("dana", "spendkeeper-edit").await);
+    let grant = json!({"limit": "total", "usd": "5", "from": "2020-01-01T00:00:00Z", "until": "2120-01-01T00:00:00Z", "reason": "launch", "approvedBy": "the-boss"});
+    let reset = json!([{"name": "total", "usd": "1", "period": "Lifetime", "resetAt": "2026-01-01T00:00:00Z"}]);
+    for change in [json!({"spec": {"grants": [grant]}}), json!({"spec": {"limits": reset}})] {
+        let (code, message) = refusal(scene.merge::<AIBudget>(&dana, "b", change.clone()).await);
+        assert!(code == 403 && message.contains("nor add grants or resets"), "{message}");
+        scene.merge::<AIBudget>(&ada, "b", change).await.unwrap();
+    }
+    let raised = |b: &AIBudget| b.status.iter().flat_map(|s| &s.limits).any(|l| l.limit == "$6.000000");
+    let budget = scene.once::<AIBudget>("the grant is in force", "b", raised).await;
+    assert_eq!(budget.spec.grants[0].approved_by.as_deref(), Some("ada"));
+    assert_eq!(budget.status.unwrap().limits[0].grants[0].approved_by.as_deref(), Some("ada"));
+    // As a file from which the budget is applied again has it.
+    let unsigned = json!({"spec": {"grants": [{"limit": "total", "usd": "5", "from": "2020-01-01T00:00:00Z", "until": "2120-01-01T00:00:00Z", "reason": "launch"}]}});
+    let budget = scene.merge::<AIBudget>(&dana, "b", unsigned).await.unwrap();
+    assert_eq!(budget.spec.grants[0].approved_by.as_deref(), Some("ada"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 use spendkeeper::api::{AIBudget, ModelRoute};
 
 use super::provider::Provider;
-use super::scene::{CREDENTIAL, Scene, route};
+use super::scene::{CREDENTIAL, Scene, budget, route};
 use super::server::succeeded;
 use super::sidecar::Sidecar;
 use super::wait::until;
@@ -68,6 +68,33 @@ async fn a_call_that_does_not_fit_is_refused_until_its_budget_is_raised() {
     .await;
     scene.once::<AIBudget>("the budget has room again", "b", |b| exhausted(b, "False")).await;
     scene.told("b", "Within").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_runs_away_is_named_and_held_back_within_seconds() {
+    let scene = Scene::new("runaway").await;
+    let provider = Provider::start().await;
+    scene.create(route("models", &provider.address)).await.unwrap();
+    let mut watched = budget("b", json!({"usd": "1"}));
+    watched["spec"]["runaway"] = json!({"by": "workload", "action": "Throttle"});
+    scene.create(watched).await.unwrap();
+    scene.once::<AIBudget>("the budget has a status", "b", |b| b.status.is_some()).await;
+    let workload = Workload::start(&scene, injected("bot")).await;
+    let sidecar = Sidecar::start(&scene, &workload).await;
+
+    let refusal = until("the loop is stopped", async || match sidecar.chat(400).await {
+        answer if answer.status == 200 => Err(answer.text),
+        answer => Ok(answer),
+    })
+    .await;
+    assert!(refusal.text.contains("budget runaway/b~") && refusal.text.contains("limit runaway ($"), "{}", refusal.text);
+    assert_eq!((refusal.status, refusal.headers["retry-after"].to_str().unwrap()), (429, "60"));
+    assert!(provider.billed_micro() < 900_000, "the budget itself had room: {}", provider.billed_micro());
+    let runs = |b: &AIBudget| {
+        b.status.iter().flat_map(|s| &s.conditions).any(|c| c.type_ == "Runaway" && c.status == "True" && c.message.contains("bot"))
+    };
+    scene.once::<AIBudget>("the budget says who", "b", runs).await;
+    scene.told("b", "RunningAway").await;
 }
 
 #[tokio::test]

@@ -72,6 +72,29 @@ async fn the_api_server_takes_every_object_of_the_chart_whatever_is_switched_on_
 }
 
 #[test]
+fn alerts_are_in_the_chart_only_if_asked_for_and_look_at_metrics_that_there_are() {
+    let is_rule = |o: &&Value| o["kind"] == "PrometheusRule";
+    assert_eq!(render(&[]).iter().filter(is_rule).count(), 0);
+    let chart = render(&["metrics.prometheusRule.enabled=true", "metrics.prometheusRule.labels.release=stack"]);
+    let rule = named(&chart, "PrometheusRule", "spendkeeper-operator");
+    assert_eq!(rule["metadata"]["labels"]["release"], "stack");
+    let rules: Vec<&Value> = rule["spec"]["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
+    assert_eq!(rules.len(), 7);
+    for rule in rules {
+        let expression = rule["expr"].as_str().unwrap();
+        let words = expression.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let metrics: Vec<&str> = words.filter(|word| word.starts_with("spendkeeper_")).collect();
+        assert!(!metrics.is_empty(), "{expression}");
+        for metric in metrics {
+            assert!(spendkeeper::operator::metrics::DECLARATIONS.iter().any(|d| d.name == metric), "{metric} in {expression}");
+        }
+        // Prometheus fills in the labels, not Helm.
+        let summary = rule["annotations"]["summary"].as_str().unwrap();
+        assert_eq!(expression.contains("by ("), summary.contains("{{ $labels."), "{summary}");
+    }
+}
+
+#[test]
 fn every_variable_that_the_chart_sets_is_one_that_the_operator_reads() {
     let help = succeeded(&Command::new(env!("CARGO_BIN_EXE_spendkeeper-operator")).args(["run", "--help"]).output().unwrap());
     for (name, _) in environment(&render(&[])) {

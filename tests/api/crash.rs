@@ -55,6 +55,11 @@ async fn an_operator_that_is_killed_in_mid_traffic_loses_nothing_and_overspends_
     .await;
     let operator = Operator::start(cluster, "killed", ports).ready();
     until("nearly everything is spent", async || provider.has_billed(LIMIT_MICRO - 10_000)).await;
+    let told = |b: &AIBudget| {
+        let conditions = b.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|c| c.type_ == "LedgerAvailable" && c.status == "False" && c.reason == "CallsRefused")
+    };
+    scene.once::<AIBudget>("the budget tells that calls were refused for lack of the ledger", "b", told).await;
     enough.store(true, Ordering::SeqCst);
     for caller in callers {
         caller.await.unwrap();

@@ -23,5 +23,6 @@ mod injection;
 mod leader;
 mod plugin;
 mod refusals;
+mod replay;
 mod rights;
 mod status;

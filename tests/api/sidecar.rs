@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::operator::get;
 use super::process::{Process, free_port};
@@ -59,7 +59,11 @@ impl Sidecar {
 
     /// A call to the frontier model with an output cap.
     pub async fn chat(&self, cap: u64) -> Answer {
-        let body = json!({"model": "big", "max_completion_tokens": cap, "messages": [{"role": "user", "content": "answer"}]});
+        self.post(json!({"model": "big", "max_completion_tokens": cap, "messages": [{"role": "user", "content": "answer"}]})).await
+    }
+
+    /// A chat completion.
+    pub async fn post(&self, body: Value) -> Answer {
         let request = Request::post(format!("{}/v1/chat/completions", self.url)).header("authorization", "Bearer spendkeeper");
         let request = request.header("content-type", "application/json").body(Full::new(body.to_string().into())).unwrap();
         let (parts, body) = self.client.request(request).await.unwrap().into_parts();

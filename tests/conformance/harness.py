@@ -220,12 +220,13 @@ def start(
     ready: Callable[[list[int]], bool],
     log: Path,
     environment: dict[str, str] | None = None,
+    patience: float = PATIENCE,
 ) -> tuple[Process, list[int]]:
     """Starts a server on free ports. Another process may take one between the look and the start; then others are tried."""
     for _ in range(5):
         taken = [_free_port() for _ in range(ports)]
         process = Process(command(taken), log, environment)
-        until(f"{log.name}: it listens", lambda: not process.alive or ready(taken))
+        until(f"{log.name}: it listens", lambda: not process.alive or ready(taken), patience)
         if process.alive:
             return process, taken
         if "cannot listen" not in process.tail():
@@ -233,7 +234,7 @@ def start(
     raise AssertionError(f"{command([0] * ports)[0]} ended at its start:\n{process.tail()}")
 
 
-def _answers(url: str) -> bool:
+def answers_get(url: str) -> bool:
     try:
         return request("GET", url, timeout=2)[0] == 200
     except OSError:
@@ -293,7 +294,7 @@ class Stack:
             return [program, "--listen", f"127.0.0.1:{ports[0]}", *keys, *self.provider_arguments]
 
         self.provider, [port] = start(
-            command, 1, lambda p: _answers(f"http://127.0.0.1:{p[0]}/healthz"), self.directory / "provider.log", {"RUST_LOG": "warn"}
+            command, 1, lambda p: answers_get(f"http://127.0.0.1:{p[0]}/healthz"), self.directory / "provider.log", {"RUST_LOG": "warn"}
         )
         self.provider_url = f"http://127.0.0.1:{port}"
 
@@ -318,7 +319,7 @@ class Stack:
             ]
 
         def ready(ports: list[int]) -> bool:
-            return _answers(f"http://127.0.0.1:{ports[1]}/readyz") and _answers(f"http://127.0.0.1:{ports[0]}/v1/models")
+            return answers_get(f"http://127.0.0.1:{ports[1]}/readyz") and answers_get(f"http://127.0.0.1:{ports[0]}/v1/models")
 
         self.sidecar, [port, admin] = start(command, 2, ready, self.directory / "sidecar.log", self.told.credentials())
         self.url, self.admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"

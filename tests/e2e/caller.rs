@@ -37,12 +37,17 @@ pub fn template(label: &str, script: &str) -> serde_json::Value {
     })
 }
 
-/// Starts a bare pod that runs `script`.
+/// Starts a bare pod that runs `script`, under its label.
 pub fn start(namespace: &Namespace, label: &str, script: &str) {
+    start_named(namespace, label, label, script);
+}
+
+/// Starts a bare pod that runs `script`: one of several under a label.
+pub fn start_named(namespace: &Namespace, name: &str, label: &str, script: &str) {
     let mut pod = template(label, script);
     pod["apiVersion"] = json!("v1");
     pod["kind"] = json!("Pod");
-    pod["metadata"]["name"] = json!(label);
+    pod["metadata"]["name"] = json!(name);
     pod["metadata"]["namespace"] = json!(namespace.0);
     apply(&pod.to_string());
 }

@@ -147,6 +147,36 @@ pub fn process_of(namespace: &str, pod: &str, statuses: &str, container: &str) -
     line.split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).expect("a process id")
 }
 
+/// A pod that cannot reach the operator, until this is dropped. Everything else it reaches.
+pub struct Cut {
+    process: String,
+    address: String,
+}
+
+impl Cut {
+    /// Also ends what is connected: what the kernel has no way for is dropped.
+    pub fn from_operator(namespace: &str, pod: &str) -> Cut {
+        let process = process_of(namespace, pod, "containerStatuses", "app").to_string();
+        let address = get("spendkeeper-system", "service/spendkeeper-operator")["spec"]["clusterIP"].as_str().map(str::to_owned);
+        let cut = Cut { process, address: address.expect("the operator's address") };
+        let said = cut.route("add");
+        assert!(said.ok, "the network is not cut: {}", said.err);
+        cut
+    }
+
+    fn route(&self, verb: &str) -> Said {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.process, "--net", "ip", "route", verb, "blackhole", &self.address]);
+        run(command, "")
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.route("del");
+    }
+}
+
 fn ctr(arguments: &[&str]) -> Said {
     let mut command = Command::new("ctr");
     command.arg("-a").arg(folder().join("containerd.sock")).args(["-n", "k8s.io"]).args(arguments);

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod approval;
+mod attack;
 mod budgets;
 mod caller;
 mod chart;

@@ -67,7 +67,7 @@ pub struct Bench {
     pub ledger: Arc<SqliteLedger>,
     pub sidecar: Arc<Sidecar>,
     stop: oneshot::Sender<()>,
-    running: JoinHandle<()>,
+    running: JoinHandle<std::io::Result<()>>,
     pub client: Client<HttpConnector, Full<Bytes>>,
     directory: TempDir,
 }
@@ -163,7 +163,7 @@ impl Bench {
         let _ = self.stop.send(());
         // Connections that are kept alive would be waited for.
         drop(self.client);
-        self.running.await.unwrap();
+        self.running.await.unwrap().unwrap();
         (self.ledger, self.directory)
     }
 }

@@ -89,6 +89,7 @@ async fn fit_lowers_the_output_cap_to_what_is_left_then_takes_a_cheaper_tier_the
     assert_eq!((big.status, big.header("x-spend-model")), (200, "o-big"), "{}", big.text);
     let sent = provider.requests.lock().unwrap()[0].2["max_completion_tokens"].as_u64().unwrap();
     assert!((16..1_000).contains(&sent), "{sent}");
+    assert_eq!(big.header("x-spend-fit"), format!("output-cap={sent}"));
     assert_eq!(big.header("x-spend-max-output-tokens"), sent.to_string(), "the caller is told");
     let mut models = Vec::new();
     let refusal = loop {
@@ -96,9 +97,11 @@ async fn fit_lowers_the_output_cap_to_what_is_left_then_takes_a_cheaper_tier_the
         if answer.status != 200 {
             break answer;
         }
-        models.push(answer.header("x-spend-model").to_owned());
+        let (model, fit) = (answer.header("x-spend-model").to_owned(), answer.header("x-spend-fit"));
+        assert_eq!(model == "o-small", fit.contains("tier=economy"), "{model}: {fit}");
+        models.push(model);
     };
-    assert_eq!(refusal.status, 429);
+    assert_eq!((refusal.status, refusal.header("x-spend-fit")), (429, ""));
     assert!(models.contains(&"o-small".to_owned()), "{models:?}");
     assert!(provider.billed_micro() <= 10_000 + 10 * DOLLAR_MICRO, "the provider bills all models alike");
     bench.settled().await;
@@ -151,6 +154,16 @@ async fn each_session_has_its_own_limit() {
     }
     bench.settled().await;
     assert_eq!(bench.balance_of("default/b/total=s1").await.settled, 1);
+}
+
+#[tokio::test]
+async fn who_is_refused_by_a_rolling_limit_is_told_to_wait_for_its_window() {
+    let provider = Provider::start().await;
+    let policy = policy(&provider, &budget("requests: 1", "").replace("period: Lifetime", "period: Rolling, rolling: 2m"));
+    let bench = Bench::start(&policy).await;
+    assert_eq!(bench.chat("answer", 10).await.status, 200);
+    let refusal = bench.chat("answer", 10).await;
+    assert_eq!((refusal.status, refusal.header("retry-after"), refusal.header("x-should-retry")), (429, "120", "false"));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod bench;
 mod budgets;
 mod provider;
+mod raises;
 mod recovery;
 mod robust;
 mod telemetry;

@@ -9,7 +9,10 @@ use crate::core::cel::Expression;
 use crate::core::dimensions::Dimension;
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Budget, CalendarPeriod, Grant, Limit, ResourceKey, Scope, Window};
+use crate::core::runaway::Runaway;
 use crate::core::window;
+
+const TIME: &str = "must be a time as in RFC 3339, for example 2026-12-01T00:00:00Z";
 
 /// # Errors
 /// Everything that is wrong with the spec.
@@ -43,6 +46,11 @@ pub fn budget(key: ResourceKey, spec: &AIBudgetSpec) -> Result<Budget, ParseErro
         on_ledger_unavailable: spec.on_ledger_unavailable,
         unpriced_models: spec.unpriced_models,
         reservation: spec.reservation,
+        runaway: spec.runaway.as_ref().map(|r| Runaway {
+            by: r.by,
+            action: r.action,
+            factor: u16::try_from(r.factor.max(2)).unwrap_or(u16::MAX),
+        }),
     }))
 }
 
@@ -64,8 +72,13 @@ fn scope(scope: &BudgetScope, problems: &mut Problems) -> Scope {
 fn limit(field: &str, limit: &BudgetLimit, problems: &mut Problems) -> Option<Limit> {
     let amount = amount(field, limit.usd, limit.tokens, limit.requests, problems);
     let window = window_of(field, limit, problems);
+    let reset = limit.reset_at.as_deref();
+    let reset_at_ms = reset.and_then(|text| problems.check(format!("{field}.resetAt"), window::from_rfc3339(text).ok_or(TIME)));
+    if reset.is_some() && limit.period == LimitPeriod::Rolling {
+        problems.add(format!("{field}.resetAt"), "is not for period Rolling, whose window frees itself; add a grant instead");
+    }
     let (unit, amount) = amount?;
-    Some(Limit { name: limit.name.clone(), unit, amount, window: window?, grants: Vec::new() })
+    Some(Limit { name: limit.name.clone(), unit, amount, window: window?, grants: Vec::new(), reset_at_ms })
 }
 
 /// Exactly one of the three units, positive.
@@ -119,7 +132,6 @@ fn length_ms(text: &str) -> Option<i64> {
 }
 
 fn grant(field: &str, grant: &BudgetGrant, limit_unit: Unit, problems: &mut Problems) -> Option<Grant> {
-    const TIME: &str = "must be a time as in RFC 3339, for example 2026-12-01T00:00:00Z";
     let amount = amount(field, grant.usd, grant.tokens, grant.requests, problems);
     let from = problems.check(format!("{field}.from"), window::from_rfc3339(&grant.from).ok_or(TIME));
     let until = problems.check(format!("{field}.until"), window::from_rfc3339(&grant.until).ok_or(TIME));

@@ -199,7 +199,7 @@ async fn nobody_draws_on_another_holders_lease() {
     let terms = limit("shop/b/l", 1_000);
     bench.granted(acquire("a", 1, std::slice::from_ref(&terms), 100, 100)).await;
     let stolen = bench.ledger.report(&holder("thief"), vec![settled("c", "a", 50)], 2_000).await;
-    assert!(matches!(stolen, Err(LedgerError::ForeignLease(_))), "{stolen:?}");
+    assert!(matches!(stolen, Err(LedgerError::Rejected(_))), "{stolen:?}");
     assert_eq!(bench.balance(&terms).await.settled, 0, "a report is applied whole or not at all");
 }
 

@@ -1,13 +1,14 @@
 //! The embedded ledger: one SQLite file, one thread that writes it.
 //!
-//! Requests queue up while a transaction commits and are then carried out together in the next one (group commit), so
-//! that the cost of a durable write is shared. Each answers only after its transaction is on disk.
+//! A transaction is a batch of the queue's requests: it reads the rows that they touch, lets the machine apply them, and writes
+//! what changed. Each answers only after its transaction is on disk.
 
-mod leases;
+mod calls;
+mod load;
 mod read;
 mod row;
+mod save;
 mod schema;
-mod settle;
 mod writer;
 
 use std::path::Path;
@@ -15,19 +16,16 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
+use super::queue::Queue;
 use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Reconciled};
 use crate::core::limit::LimitTerms;
-use writer::Request;
-
-/// Requests that may wait for the writer; more than this and callers wait to get in line.
-const QUEUE: usize = 4_096;
 
 /// The SQLite adapter of the [`Ledger`] port.
 pub struct SqliteLedger {
-    requests: mpsc::Sender<Request>,
+    queue: Queue,
     reader: Arc<Mutex<Connection>>,
     changes: watch::Receiver<u64>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -49,24 +47,18 @@ impl SqliteLedger {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(path, flags).map_err(|e| unusable(e.to_string()))?;
         schema::settle_down(&reader).map_err(|e| unusable(e.to_string()))?;
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let (queue, requests) = Queue::new();
         let (changed, changes) = watch::channel(0);
         let writer = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || writer::run(writer, queue, &changed))
+            .spawn(move || writer::run(writer, requests, &changed))
             .map_err(|e| unusable(e.to_string()))?;
-        Ok(SqliteLedger { requests, reader: Arc::new(Mutex::new(reader)), changes, writer: Mutex::new(Some(writer)) })
+        Ok(SqliteLedger { queue, reader: Arc::new(Mutex::new(reader)), changes, writer: Mutex::new(Some(writer)) })
     }
 
     /// Grows whenever something was written.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Request) -> Result<T, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.requests.send(request(answer)).await.map_err(|_| LedgerError::Stopped)?;
-        answered.await.map_err(|_| LedgerError::Stopped)?
     }
 
     /// Runs a query beside the writer, off the async threads.
@@ -81,7 +73,7 @@ impl SqliteLedger {
 
     /// Finishes what is queued and closes the file. Afterwards every request answers [`LedgerError::Stopped`].
     pub async fn close(self) {
-        drop(self.requests);
+        drop(self.queue);
         let writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // A writer that panicked has nothing left to finish.
@@ -93,17 +85,15 @@ impl SqliteLedger {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn acquire(&self, request: Acquire) -> Result<Decision, LedgerError> {
-        self.ask(|answer| Request::Acquire { request: Box::new(request), answer }).await
+        self.queue.acquire(request).await
     }
 
     async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError> {
-        let holder = holder.clone();
-        self.ask(|answer| Request::Report { holder, entries, now_ms, answer }).await
+        self.queue.report(holder, entries, now_ms).await
     }
 
     async fn holder_gone(&self, holder: &HolderId, now_ms: i64) -> Result<Reconciled, LedgerError> {
-        let holder = holder.clone();
-        self.ask(|answer| Request::HolderGone { holder, now_ms, answer }).await
+        self.queue.holder_gone(holder, now_ms).await
     }
 
     async fn holders(&self) -> Result<Vec<HolderId>, LedgerError> {
@@ -127,11 +117,16 @@ impl Ledger for SqliteLedger {
 
 impl From<rusqlite::Error> for LedgerError {
     fn from(error: rusqlite::Error) -> LedgerError {
-        LedgerError::Storage(error.to_string())
+        use rusqlite::ErrorCode;
+        let reason = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => LedgerError::NoSpace(reason),
+            Some(ErrorCode::ReadOnly) => LedgerError::ReadOnly(reason),
+            // A row that was thought to be new and is not, or that the schema does not allow.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation) => LedgerError::Corrupt(reason),
+            Some(_) => LedgerError::Storage(reason),
+            // A value of another type than the schema's.
+            None => LedgerError::Corrupt(reason),
+        }
     }
-}
-
-/// A value that the ledger wrote itself but cannot read: the file was changed by somebody else.
-fn corrupt(what: &str) -> LedgerError {
-    LedgerError::Storage(format!("the ledger holds {what} that it did not write; restore the file from a backup"))
 }

@@ -2,14 +2,16 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::corrupt;
-use super::row;
+use super::load;
 use crate::core::call::CallOutcome;
 use crate::core::dimensions::{Dimension, Dimensions, Origin};
-use crate::core::limit::{LimitKey, LimitTerms, Span};
+use crate::core::limit::{LimitKey, LimitTerms};
 use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::usage::Usage;
+use crate::ledger::machine::Rows;
+use crate::ledger::machine::rows::{counted_buckets, held_account};
+use crate::ledger::machine::touch::Accounts;
 use crate::ledger::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 use crate::ledger::{HolderId, LedgerError};
 
@@ -36,8 +38,7 @@ pub fn balances(connection: &Connection, terms: &[LimitTerms], now_ms: i64) -> R
 /// The limit itself and every split of it that was ever used.
 fn keys_of(connection: &Connection, key: &LimitKey) -> Result<Vec<LimitKey>, LedgerError> {
     // '>' follows '=': the range holds exactly the keys that begin with `key=`.
-    const SQL: &str = "SELECT key FROM accounts WHERE key > ?1 || '=' AND key < ?1 || '>' OR key = ?1 || '='
-        UNION SELECT key FROM lease_limits WHERE key > ?1 || '=' AND key < ?1 || '>' OR key = ?1 || '=' LIMIT ?2";
+    const SQL: &str = "SELECT DISTINCT key FROM accounts WHERE key >= ?1 || '=' AND key < ?1 || '>' LIMIT ?2";
     let mut statement = connection.prepare_cached(SQL)?;
     let rows = statement.query_map(params![key.0, MAX_SPLITS as i64], |row| row.get(0).map(LimitKey))?;
     let splits: Vec<LimitKey> = rows.collect::<Result<_, _>>()?;
@@ -45,20 +46,12 @@ fn keys_of(connection: &Connection, key: &LimitKey) -> Result<Vec<LimitKey>, Led
 }
 
 fn balance(connection: &Connection, terms: &LimitTerms, key: LimitKey, now_ms: i64) -> Result<LimitBalance, LedgerError> {
-    let (window_start_ms, window_end_ms) = match terms.span {
-        Span::Fixed { start_ms, end_ms } => (start_ms, (end_ms != i64::MAX).then_some(end_ms)),
-        Span::Rolling { length_ms, .. } => (now_ms - length_ms, None),
-    };
-    Ok(LimitBalance {
-        unit: terms.unit,
-        limit: terms.limit,
-        settled: row::settled(connection, &key, terms.span, now_ms)?,
-        outstanding: row::outstanding(connection, &key, terms.unit, terms.span)?,
-        reserved: row::reserved(connection, &key, terms.unit, terms.span)?,
-        key,
-        window_start_ms,
-        window_end_ms,
-    })
+    let mut rows = Rows::default();
+    let (from, to) = counted_buckets(terms.span, now_ms);
+    let held = held_account(&key, terms.span).bucket;
+    load::accounts(connection, &mut rows, &Accounts { limit: key.clone(), from, to })?;
+    load::accounts(connection, &mut rows, &Accounts { limit: key.clone(), from: held, to: held })?;
+    Ok(LimitBalance::of(terms, rows.standing(&key, terms.span, now_ms), key, now_ms))
 }
 
 pub fn totals(connection: &Connection, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError> {
@@ -92,7 +85,10 @@ fn total(row: &Row<'_>) -> Result<CallTotals, LedgerError> {
         requested_tier: tier(row, 12)?,
         tier: tier(row, 13)?,
         needed_tier: tier(row, 14)?,
-        outcome: OUTCOMES.into_iter().find(|o| o.name() == outcome).ok_or_else(|| corrupt("an outcome"))?,
+        outcome: OUTCOMES
+            .into_iter()
+            .find(|o| o.name() == outcome)
+            .ok_or_else(|| LedgerError::Corrupt("an outcome that is none".to_owned()))?,
         calls: count(row, 16)?,
         usage: Usage {
             input: count(row, 17)?,
@@ -118,7 +114,7 @@ const OUTCOMES: [CallOutcome; 5] =
     [CallOutcome::Completed, CallOutcome::Failed, CallOutcome::Interrupted, CallOutcome::Unknown, CallOutcome::Refused];
 
 fn count(row: &Row<'_>, column: usize) -> Result<u64, LedgerError> {
-    u64::try_from(row.get::<_, i64>(column)?).map_err(|_| corrupt("a negative count"))
+    u64::try_from(row.get::<_, i64>(column)?).map_err(|_| LedgerError::Corrupt("a negative count".to_owned()))
 }
 
 fn tier(row: &Row<'_>, column: usize) -> Result<Option<Tier>, LedgerError> {

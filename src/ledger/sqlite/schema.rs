@@ -2,10 +2,11 @@
 
 use rusqlite::Connection;
 
+use super::save;
 use crate::ledger::LedgerError;
 
 /// One script for each schema version; a file at version `n` is brought up to date by those from index `n` on.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Amounts that may exceed 64 bits (sums of pico-dollars) are decimal text and added up in Rust. A single call's cost is
 /// kept as whole micro-dollars and the pico-dollars beyond, so that SQL sums are exact and cannot overflow.
@@ -66,6 +67,34 @@ ALTER TABLE calls ADD COLUMN image_output INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE calls ADD COLUMN web_searches INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// A lease carries its limits and what its open calls have reserved; an account, what leases hold, so that no statement sums over
+/// leases (`save::recount` fills these in); an open call, all that is charged should its end never be learnt.
+const V3: &str = "
+ALTER TABLE accounts ADD COLUMN outstanding TEXT NOT NULL DEFAULT '0';
+ALTER TABLE accounts ADD COLUMN reserved TEXT NOT NULL DEFAULT '0';
+
+ALTER TABLE leases ADD COLUMN reserved_usd TEXT NOT NULL DEFAULT '0';
+ALTER TABLE leases ADD COLUMN reserved_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE leases ADD COLUMN reserved_requests INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE leases ADD COLUMN limits TEXT NOT NULL DEFAULT '[]';
+UPDATE leases SET limits = (
+  SELECT json_group_array(json_object('key', key, 'unit', unit, 'span', json(span)))
+  FROM (SELECT key, unit, span FROM lease_limits AS l WHERE l.lease = leases.lease ORDER BY key)
+);
+DROP TABLE lease_limits;
+
+-- `lease` is empty for a call that draws on none.
+ALTER TABLE open_calls ADD COLUMN unleased TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE open_calls ADD COLUMN draft TEXT;
+
+-- Charges of calls whose end is unknown, to be reversed should the end become known.
+CREATE TABLE unknown_calls (call TEXT PRIMARY KEY, charges TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO unknown_calls
+  SELECT call, json_group_array(json_object('account', json_object('limit', key, 'bucket', bucket), 'unit', unit, 'amount', amount))
+  FROM unknown_charges GROUP BY call;
+DROP TABLE unknown_charges;
+";
+
 /// What connections that read and those that write have in common.
 pub fn settle_down(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -97,27 +126,97 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), LedgerErro
         transaction.pragma_update(None, "user_version", index as i64 + 1).map_err(unusable)?;
         transaction.commit().map_err(unusable)?;
     }
+    count(connection, found < known)
+}
+
+/// What is held must be the sum over the leases. A file that was just brought up to date has it counted for the first time;
+/// otherwise a difference is a defect or somebody else's work, and the leases are right.
+fn count(connection: &mut Connection, is_first: bool) -> Result<(), LedgerError> {
+    let transaction = connection.transaction()?;
+    let wrong = save::recount(&transaction)?;
+    transaction.commit()?;
+    if wrong > 0 && !is_first {
+        tracing::error!(rows = wrong, "what the ledger's accounts held was not what its leases hold; it was counted anew");
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::call::{CallId, CallOutcome};
+    use crate::core::lease::LeaseId;
+    use crate::core::limit::LimitKey;
+    use crate::ledger::conformance::record;
+    use crate::ledger::machine::{Account, Ended, Request};
+    use crate::ledger::sqlite::load;
+    use crate::ledger::{Entry, HolderId};
+
+    /// What a file of version 1 or 2 holds: a call, a lease under a day's and a rolling limit with a call open on it, and a call
+    /// whose end is unknown.
+    const HELD: &str = r#"
+        INSERT INTO leases VALUES ('l', 'h', 3, '"Expired"', '20000000000000000000000', 7, 2, 5);
+        INSERT INTO leases VALUES ('other', 'h', 1, '"Expired"', '5', 0, 0, 5);
+        INSERT INTO lease_limits VALUES ('l', 'a/b/day', 'Usd', '{"Fixed":{"start_ms":0,"end_ms":86400000}}', 0);
+        INSERT INTO lease_limits VALUES ('l', 'a/b/rolling', 'Tokens', '{"Rolling":{"length_ms":60,"bucket_ms":1}}', -1);
+        INSERT INTO lease_limits VALUES ('other', 'a/b/day', 'Usd', '{"Fixed":{"start_ms":0,"end_ms":86400000}}', 0);
+        INSERT INTO open_calls VALUES ('o', 'l', 'h', '8', 4, 1);
+        INSERT INTO accounts VALUES ('a/b/day', 0, '30000000000000000000000');
+        INSERT INTO unknown_charges VALUES ('u', 'a/b/day', 'Usd', 0, '20000000000000000000001');
+        INSERT INTO unknown_charges VALUES ('u', 'a/b/rolling', 'Tokens', 9, '7');
+    "#;
+
+    fn file_of(scripts: &[&str], call: &str) -> Connection {
+        let connection = Connection::open_in_memory().expect("a connection");
+        for script in scripts {
+            connection.execute_batch(script).expect("an older schema");
+        }
+        connection.pragma_update(None, "user_version", scripts.len() as i64).expect("a version");
+        connection.execute_batch(HELD).expect("what it holds");
+        connection.execute_batch(call).expect("a call");
+        connection
+    }
 
     #[test]
-    fn a_file_of_the_first_release_is_brought_up_to_date_and_keeps_its_calls() {
-        let mut connection = Connection::open_in_memory().expect("a connection");
-        connection.execute_batch(V1).expect("the first schema");
-        connection.pragma_update(None, "user_version", 1).expect("a version");
-        let call = "INSERT INTO calls VALUES ('c', 1, 'h', 'n', 'w', '', '', '', '', '', 'r', 'b', 0, 'm', 'm', '', '', '', NULL, 'completed', 200, 0,
+    fn a_file_of_any_earlier_release_is_brought_up_to_date_and_keeps_what_it_holds() {
+        let first = "INSERT INTO calls VALUES ('c', 1, 'h', 'n', 'w', '', '', '', '', '', 'r', 'b', 0, 'm', 'm', '', '', '', NULL, 'completed', 200, 0,
             10, 0, 0, 0, 5, 7, 0, 100, 3)";
-        connection.execute(call, []).expect("a call");
+        let second = first.replace("100, 3)", "100, 3, 0, 0, 0, 0, 0)");
+        for mut connection in [file_of(&[V1], first), file_of(&[V1, V2], &second)] {
+            prepare(&mut connection, "file").expect("up to date");
+            let found = connection.query_row("SELECT input, output, audio_input, web_searches FROM calls", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            });
+            assert_eq!(found, Ok((10, 5, 0, 0)));
+            let gone = Request::HolderGone { holder: HolderId("h".into()), now_ms: 50 };
+            let settled = Entry::Settled { record: record("u", 1, CallOutcome::Completed), lease: None, unleased: vec![] };
+            let report = Request::Report { holder: HolderId("h".into()), entries: vec![settled], now_ms: 50 };
+            let rows = load::rows(&connection, [gone, report].iter()).expect("rows");
+            let lease = rows.leases.get(&LeaseId("l".into())).expect("the lease");
+            assert_eq!((lease.outstanding.usd.0, lease.reserved.usd.0, lease.reserved.tokens), (20_000_000_000_000_000_000_000, 8, 4));
+            let day = rows.standing(&LimitKey("a/b/day".into()), lease.limits[0].span, 50);
+            let (settled, outstanding) = (30_000_000_000_000_000_000_000, 20_000_000_000_000_000_000_005);
+            assert_eq!(day, Account { settled, outstanding, reserved: 8 });
+            let rolling = rows.standing(&LimitKey("a/b/rolling".into()), lease.limits[1].span, 50);
+            assert_eq!(rolling, Account { settled: 0, outstanding: 7, reserved: 4 });
+            let Some(Ended::Unknown { charges }) = rows.ended.get(&CallId("u".into())) else { panic!("{:?}", rows.ended) };
+            assert_eq!(charges.iter().map(|c| c.amount).collect::<Vec<_>>(), [20_000_000_000_000_000_000_001, 7]);
+            prepare(&mut connection, "file").expect("nothing to do");
+        }
+    }
+
+    #[test]
+    fn a_sum_that_is_not_that_of_the_leases_is_counted_anew() {
+        let mut connection = file_of(&[V1], "SELECT 1 WHERE 0");
         prepare(&mut connection, "file").expect("up to date");
-        let found = connection.query_row("SELECT input, output, audio_input, web_searches FROM calls", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        });
-        assert_eq!(found, Ok((10, 5, 0, 0)));
-        prepare(&mut connection, "file").expect("nothing to do");
+        assert_eq!(save::recount(&connection), Ok(0));
+        connection.execute("UPDATE accounts SET outstanding = '1' WHERE key = 'a/b/day'", []).expect("changed");
+        connection.execute("UPDATE leases SET reserved_tokens = 9 WHERE lease = 'l'", []).expect("changed");
+        assert_eq!(save::recount(&connection), Ok(2));
+        assert_eq!(save::recount(&connection), Ok(0));
+        let text = "SELECT settled || ' ' || outstanding FROM accounts WHERE key = 'a/b/day'";
+        let day: String = connection.query_row(text, [], |row| row.get(0)).expect("an account");
+        assert_eq!(day, "30000000000000000000000 20000000000000000000005");
     }
 
     #[test]

@@ -1,127 +1,116 @@
 //! The thread that owns the writing connection: takes what is queued, carries it out in one transaction, then answers.
 
-use rusqlite::{Connection, Transaction};
-use tokio::sync::{mpsc, oneshot, watch};
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, watch};
 
-use super::{leases, settle};
-use crate::ledger::{Acquire, Decision, Entry, HolderId, LedgerError, Reconciled};
-
-/// Requests in one transaction at most, so that the first of them does not wait for ever.
-const BATCH: usize = 256;
-
-type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
-
-/// What the writer is asked to do.
-pub enum Request {
-    Acquire { request: Box<Acquire>, answer: Answer<Decision> },
-    Report { holder: HolderId, entries: Vec<Entry>, now_ms: i64, answer: Answer<()> },
-    HolderGone { holder: HolderId, now_ms: i64, answer: Answer<Reconciled> },
-}
-
-/// An answer that waits for its transaction to be on disk.
-type Pending = Box<dyn FnOnce(Option<&LedgerError>)>;
+use super::{load, save};
+use crate::ledger::LedgerError;
+use crate::ledger::machine::{self, Answer, Rejected, Request};
+use crate::ledger::queue::{Asked, BATCH, answer_all};
 
 /// Serves requests until every sender is gone.
-pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Request>, changed: &watch::Sender<u64>) {
+pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-        let mut pending = Vec::with_capacity(batch.len());
-        let committed = commit(&mut connection, batch.drain(..), &mut pending);
-        for answer in pending {
-            answer(committed.as_ref().err());
-        }
+        serve(&mut connection, std::mem::take(&mut batch));
         changed.send_modify(|count| *count += 1);
     }
     // Leaves one file behind rather than three.
     let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
 }
 
-fn commit(connection: &mut Connection, batch: impl Iterator<Item = Request>, pending: &mut Vec<Pending>) -> Result<(), LedgerError> {
-    let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for request in batch {
-        pending.push(carry_out(&mut transaction, request));
-    }
-    Ok(transaction.commit()?)
-}
-
-fn carry_out(transaction: &mut Transaction<'_>, request: Request) -> Pending {
-    match request {
-        Request::Acquire { request, answer } => pend(in_savepoint(transaction, |c| leases::acquire(c, &request)), answer),
-        Request::Report { holder, entries, now_ms, answer } => {
-            pend(in_savepoint(transaction, |c| settle::report(c, &holder, &entries, now_ms)), answer)
-        }
-        Request::HolderGone { holder, now_ms, answer } => {
-            pend(in_savepoint(transaction, |c| settle::holder_gone(c, &holder, now_ms)), answer)
-        }
-    }
-}
-
-/// One request's failure undoes that request alone, unless SQLite gave up the whole transaction (the disk is full, the file
-/// cannot be read): then nothing more is done in it, and everybody is told so.
-fn in_savepoint<T>(
-    transaction: &mut Transaction<'_>,
-    operation: impl FnOnce(&Connection) -> Result<T, LedgerError>,
-) -> Result<T, LedgerError> {
-    if transaction.is_autocommit() {
-        return Err(LedgerError::Storage("the transaction was given up; see the operator's log for why".to_owned()));
-    }
-    let savepoint = transaction.savepoint()?;
-    let result = operation(&savepoint).and_then(|result| Ok((result, savepoint.commit()?)));
-    match result {
-        Ok((result, ())) => Ok(result),
-        Err(error) => {
-            if transaction.is_autocommit() {
-                tracing::error!(%error, "SQLite gave up a transaction; what was asked of the ledger in it is undone and will be asked again");
+/// A row that cannot be read fails those who need it, not whoever shares their transaction: nothing of the batch is done then,
+/// and each request is carried out alone.
+fn serve(connection: &mut Connection, batch: Vec<Asked>) {
+    match carry_out(connection, batch.iter().map(|asked| &asked.request)) {
+        Err(LedgerError::Corrupt(_)) if batch.len() > 1 => {
+            for asked in batch {
+                let answers = carry_out(connection, std::iter::once(&asked.request));
+                answer_all([asked], answers);
             }
-            Err(error)
         }
+        answers => answer_all(batch, answers),
     }
 }
 
-fn pend<T: 'static>(result: Result<T, LedgerError>, answer: Answer<T>) -> Pending {
-    Box::new(move |failure| {
-        let result = match failure {
-            Some(error) => Err(LedgerError::Storage(error.to_string())),
-            None => result,
-        };
-        // Whoever asked may have gone; what was done stays done, and is idempotent when asked again.
-        let _ = answer.send(result);
-    })
+fn carry_out<'a>(
+    connection: &mut Connection,
+    requests: impl Iterator<Item = &'a Request> + Clone,
+) -> Result<Vec<Result<Answer, Rejected>>, LedgerError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut rows = load::rows(&transaction, requests.clone())?;
+    let loaded_ms = rows.seen_ms;
+    let mut books = Vec::new();
+    let answers = requests.clone().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
+    if rows.seen_ms != loaded_ms {
+        save::clock(&transaction, rows.seen_ms)?;
+    }
+    save::rows(&transaction, &rows)?;
+    save::bookings(&transaction, &books)?;
+    if requests.clone().any(|request| matches!(request, Request::HolderGone { .. })) {
+        save::forget(&transaction, rows.seen_ms - machine::gone::REMEMBER_MS)?;
+    }
+    transaction.commit()?;
+    Ok(answers)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::call::CallOutcome;
+    use crate::ledger::conformance::{acquire, holder, limit, record};
+    use crate::ledger::sqlite::schema;
+    use crate::ledger::{Decision, Entry};
 
-    fn count(connection: &Connection) -> i64 {
-        connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("a count")
+    fn ledger() -> Connection {
+        let mut connection = Connection::open_in_memory().expect("a connection");
+        schema::prepare(&mut connection, "memory").expect("a schema");
+        connection
     }
 
-    fn insert(connection: &Connection) -> Result<(), LedgerError> {
-        connection.execute("INSERT INTO t VALUES (1)", [])?;
-        Ok(())
+    fn queued(requests: &[Request]) -> (Vec<Asked>, Vec<tokio::sync::oneshot::Receiver<Result<Answer, LedgerError>>>) {
+        requests.iter().cloned().map(Asked::new).unzip()
+    }
+
+    fn granted(answer: &Result<Answer, LedgerError>) -> bool {
+        matches!(answer, Ok(Answer::Acquired(Decision::Granted { .. })))
     }
 
     #[test]
-    fn one_failure_undoes_one_request_but_a_transaction_that_is_given_up_undoes_all() {
-        let mut connection = Connection::open_in_memory().expect("a connection");
-        connection.execute_batch("CREATE TABLE t (x)").expect("a table");
-        let mut transaction = connection.transaction().expect("a transaction");
-        in_savepoint(&mut transaction, insert).expect("done");
-        let failed = in_savepoint(&mut transaction, |c| insert(c).and(Err::<(), _>(LedgerError::Stopped)));
-        assert!(failed.is_err());
-        transaction.commit().expect("committed");
-        assert_eq!(count(&connection), 1);
+    fn a_row_that_cannot_be_read_fails_only_those_who_need_it() {
+        let mut connection = ledger();
+        let ask = |lease: &str, seq| Request::Acquire(acquire(lease, seq, &[limit(&format!("shop/{lease}/l"), 100)], 10, 10));
+        serve(&mut connection, queued(&[ask("a", 1)]).0);
+        connection.execute("UPDATE leases SET usd = 'ten'", []).expect("changed");
+        let (batch, answers) = queued(&[ask("b", 1), ask("a", 2), ask("c", 1)]);
+        serve(&mut connection, batch);
+        let answers: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().expect("an answer")).collect();
+        assert!(granted(&answers[0]) && granted(&answers[2]), "{answers:?}");
+        assert!(matches!(answers[1], Err(LedgerError::Corrupt(_))), "{answers:?}");
+    }
 
-        let mut transaction = connection.transaction().expect("a transaction");
-        in_savepoint(&mut transaction, insert).expect("done");
-        // What SQLite itself does when the disk is full.
-        let given_up = in_savepoint(&mut transaction, |c| {
-            c.execute_batch("ROLLBACK").map_err(LedgerError::from).and(Err::<(), _>(LedgerError::Stopped))
-        });
-        assert!(given_up.is_err());
-        assert!(in_savepoint(&mut transaction, insert).is_err(), "nothing is done outside of a transaction");
-        assert!(transaction.commit().is_err(), "nobody is told that it was done");
-        assert_eq!(count(&connection), 1);
+    #[test]
+    fn a_full_disk_undoes_all_of_a_transaction_and_tells_everybody() {
+        let mut connection = ledger();
+        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a count");
+        let report = |from: usize| Request::Report {
+            holder: holder("pod"),
+            entries: (from..from + 100)
+                .map(|n| Entry::Settled {
+                    record: record(&format!("c{n}"), 1, CallOutcome::Completed),
+                    lease: None,
+                    unleased: vec![limit("shop/b/l", 9)],
+                })
+                .collect(),
+            now_ms: 1,
+        };
+        let requests = [report(0), report(100)];
+        connection.pragma_update(None, "max_page_count", pages + 2).expect("a limit");
+        let full = carry_out(&mut connection, requests.iter());
+        assert!(matches!(full, Err(LedgerError::NoSpace(_))), "{full:?}");
+        connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+        assert_eq!(carry_out(&mut connection, requests.iter()).expect("done").len(), 2);
+        let settled: String = connection.query_row("SELECT settled FROM accounts", [], |row| row.get(0)).expect("an account");
+        assert_eq!(settled, "200", "each call once");
     }
 }

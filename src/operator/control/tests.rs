@@ -76,7 +76,7 @@ fn budget(name: &str, usd: &str, app: Option<&str>) -> Arc<AIBudget> {
 
 fn rules(budgets: Vec<Arc<AIBudget>>) -> Arc<Rules> {
     let namespaces = vec![NamespaceFacts { name: "shop".into(), ..NamespaceFacts::default() }];
-    Arc::new(Rules::of(&Snapshot { budgets, namespaces, ..Snapshot::default() }, "system"))
+    Arc::new(Rules::of(&Snapshot { budgets, namespaces, ..Snapshot::default() }, "system", &Default::default()))
 }
 
 struct Bench {
@@ -100,6 +100,8 @@ impl Bench {
             ledger: ledger.clone(),
             refusals: Default::default(),
             usage: Arc::new(UsageHistory::default()),
+            runaways: Default::default(),
+            outages: Default::default(),
             namespace: "system".into(),
             apply_approved: false,
         });

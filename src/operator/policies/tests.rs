@@ -50,7 +50,7 @@ fn pod(namespace: &str, app: &str) -> PodFacts {
 }
 
 fn policy(snapshot: &Snapshot, pod: &PodFacts) -> PodPolicy {
-    Rules::of(snapshot, "system").policy_for(pod)
+    Rules::of(snapshot, "system", &Throttles::default()).policy_for(pod)
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_credential_is_looked_for_in_its_routes_own_namespace() {
     assert_eq!(found.credentials, [needed]);
     assert!(found.policy.routes[0].backends[0].has_credential);
     assert!(policy(&snapshot, &pod("dev", "bot")).credentials.is_empty());
-    assert_eq!(Rules::of(&snapshot, "system").credential_sources(), [source].into());
+    assert_eq!(Rules::of(&snapshot, "system", &Throttles::default()).credential_sources(), [source].into());
 }
 
 #[test]
@@ -139,10 +139,10 @@ fn a_status_update_makes_no_new_rules() {
     changed.metadata.resource_version = Some("2".into());
     changed.metadata.annotations = Some([("spendkeeper.dev/approve".to_owned(), "1".to_owned())].into());
     let after = Snapshot { budgets: vec![Arc::new(changed.clone())], ..snapshot() };
-    assert_eq!(Fingerprint::of(&before), Fingerprint::of(&after));
+    assert_eq!(Fingerprint::of(&before, &Throttles::default()), Fingerprint::of(&after, &Throttles::default()));
     changed.metadata.generation = Some(2);
     let edited = Snapshot { budgets: vec![Arc::new(changed)], ..snapshot() };
-    assert_ne!(Fingerprint::of(&before), Fingerprint::of(&edited));
+    assert_ne!(Fingerprint::of(&before, &Throttles::default()), Fingerprint::of(&edited, &Throttles::default()));
 }
 
 #[test]
@@ -160,4 +160,21 @@ fn a_price_list_of_ones_own_is_above_the_catalogue_and_below_the_routes() {
     let mut unpriced = ModelRoute::clone(&route("shop", "models", None));
     unpriced.spec.backends[0].models[0].price = None;
     assert_eq!(latest(&with(vec![Arc::new(unpriced)])), rate("7"));
+}
+
+#[test]
+fn whoever_ran_away_is_held_back_in_the_pods_that_its_budget_selects_and_nowhere_else() {
+    let scope = json!({"workloads": {"pods": {"matchLabels": {"app": "bot"}}}});
+    let spec =
+        json!({"scope": scope, "limits": [{"name": "m", "usd": "1", "period": "Month"}], "runaway": {"by": "agent", "action": "Throttle"}});
+    let snapshot = Snapshot { budgets: vec![resource("AIBudget", "shop", "b", spec)], ..snapshot() };
+    let held = crate::core::throttle::Throttle { value: "a".into(), allowance: 7 };
+    let throttles: Throttles = [(ResourceKey::new("shop", "b"), vec![held])].into();
+    let names = |app: &str, throttles: &Throttles| -> Vec<String> {
+        let budgets = Rules::of(&snapshot, "system", throttles).policy_for(&pod("shop", app)).policy.budgets;
+        budgets.into_iter().map(|budget| budget.key.0).collect()
+    };
+    assert_eq!(names("bot", &Throttles::default()), ["shop/b"]);
+    assert!(names("bot", &throttles)[1].starts_with("shop/b~") && names("web", &throttles).is_empty());
+    assert_ne!(Fingerprint::of(&snapshot, &throttles), Fingerprint::of(&snapshot, &Throttles::default()));
 }

@@ -2,7 +2,7 @@
 //!
 //! A round looks at every resource. It begins when the cluster or the ledger has changed, at most once a second, and at
 //! the latest after [`TICK`], because time alone opens windows and moves forecasts. A status that would not change is
-//! not written.
+//! not written; one of a budget of which only figures have changed, every ten seconds at most.
 
 mod allocations;
 mod approvals;
@@ -11,6 +11,7 @@ mod publish;
 pub(super) mod quantity;
 mod routes;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::context::{Context, now_ms};
 use super::index::Snapshot;
 use super::metrics::Metrics;
 use crate::core::policy::ResourceKey;
+use budgets::Memory;
 use publish::Publisher;
 
 /// Rounds are at least this far apart.
@@ -52,32 +54,47 @@ pub async fn run(context: Arc<Context>, metrics: Arc<Metrics>, identity: String)
     let publisher = Publisher::new(context.client.clone(), identity);
     let mut cluster = context.index.changes();
     let mut ledger = context.ledger_changes.clone();
+    let mut memory = Memory::default();
     context.index.ready().await;
     loop {
         let started = tokio::time::Instant::now();
         let round = Round { context: &context, publisher: &publisher, snapshot: context.index.snapshot(), now_ms: now_ms() };
-        round.run(&metrics).await;
+        let held_back = round.run(&metrics, &mut memory).await;
         tokio::time::sleep_until(started + DEBOUNCE).await;
         tokio::select! {
             // An error means that the sender is gone, and then the whole operator is about to be.
             _ = cluster.changed() => {}
             _ = ledger.changed() => {}
-            () = tokio::time::sleep_until(started + TICK) => {}
+            () = tokio::time::sleep_until(started + held_back.map_or(TICK, |held_back| held_back.min(TICK))) => {}
         }
     }
 }
 
 impl Round<'_> {
-    async fn run(&self, metrics: &Metrics) {
+    /// Looks at everything; the time until the first status may be written that was held back.
+    async fn run(&self, metrics: &Metrics, memory: &mut Memory) -> Option<Duration> {
+        let mut held_back_ms = None;
         for budget in &self.snapshot.budgets {
-            note("AIBudget", budget.as_ref(), self.budget(budget).await, metrics);
+            let done = self.budget(budget, memory, metrics).await;
+            held_back_ms = done.as_ref().ok().copied().flatten().into_iter().chain(held_back_ms).min();
+            note("AIBudget", budget.as_ref(), done.map(drop), metrics);
         }
+        self.forget_gone_budgets(memory, metrics);
         for route in &self.snapshot.routes {
             note("ModelRoute", route.as_ref(), self.route(route).await, metrics);
         }
         for allocation in &self.snapshot.allocations {
             note("CostAllocation", allocation.as_ref(), self.allocation(allocation).await, metrics);
         }
+        held_back_ms.map(|at_ms| Duration::from_millis(u64::try_from(at_ms - self.now_ms).unwrap_or(0)))
+    }
+
+    fn forget_gone_budgets(&self, memory: &mut Memory, metrics: &Metrics) {
+        let there: HashSet<ResourceKey> = self.snapshot.budgets.iter().map(|budget| key(budget.as_ref())).collect();
+        memory.retain(|key| there.contains(key));
+        self.context.runaways.retain(|key| there.contains(key));
+        self.context.outages.retain(|key| there.contains(key));
+        metrics.retain_budgets(|key| there.contains(key));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The admission webhook: `/mutate-pod` adds sidecars, `/mutate-approval` says who approved, `/validate` refuses what
+//! The admission webhook: `/mutate-pod` adds sidecars, `/mutate-approval` says who approved or granted, `/validate` refuses what
 //! makes no sense and approvals by people who may not. Nothing here writes anything, so dry runs are safe.
 
 pub mod approval;
@@ -96,7 +96,8 @@ impl Webhook {
         let namespace = request.namespace.as_deref().unwrap_or_default();
         let old = request.old_object.as_ref();
         let decided = Decided::of(&request.kind.kind, &request.resource.resource, object, namespace);
-        if !approval::decisions(&annotations(old), &annotations(Some(object))).is_empty() {
+        let raises = decided.kind == "AIBudget" && approval::raises(spec_of(old), spec_of(Some(object)));
+        if raises || !approval::decisions(&annotations(old), &annotations(Some(object))).is_empty() {
             let refusal = validate::may_not_approve(&self.client, &request.user_info, &decided).await;
             let refusal = refusal.map_err(|error| (500, format!("whether this user may approve cannot be found out: {error}")))?;
             if let Some(message) = refusal {
@@ -130,6 +131,10 @@ fn annotations(object: Option<&DynamicObject>) -> BTreeMap<String, String> {
     object.and_then(|object| object.metadata.annotations.clone()).unwrap_or_default()
 }
 
+fn spec_of(object: Option<&DynamicObject>) -> &Value {
+    object.and_then(|object| object.data.get("spec")).unwrap_or(&Value::Null)
+}
+
 fn injected(settings: &SidecarSettings, ca: &str, request: &Request) -> AdmissionResponse {
     let Some(object) = &request.object else { return request.into() };
     let pod: Pod = match serde_json::to_value(object).and_then(serde_json::from_value) {
@@ -151,8 +156,12 @@ fn injected(settings: &SidecarSettings, ca: &str, request: &Request) -> Admissio
 
 fn stamped(request: &Request) -> AdmissionResponse {
     let user = request.user_info.username.as_deref().unwrap_or_default();
-    let old = annotations(request.old_object.as_ref());
-    patched(request, approval::stamp(&old, &annotations(request.object.as_ref()), user))
+    let (old, new) = (request.old_object.as_ref(), request.object.as_ref());
+    let mut patch = approval::stamp(&annotations(old), &annotations(new), user);
+    if request.kind.kind == "AIBudget" {
+        patch.extend(approval::stamp_grants(spec_of(old), spec_of(new), user));
+    }
+    patched(request, patch)
 }
 
 fn patched(request: &Request, operations: Vec<Value>) -> AdmissionResponse {

@@ -117,8 +117,8 @@ fn question(user: &UserInfo, decided: &Decided) -> SubjectAccessReview {
 fn denial(user: &UserInfo, decided: &Decided) -> String {
     let Decided { kind, resource, key } = decided;
     format!(
-        "user {:?} may not approve, reject or roll back recommendations of {kind} {key}: needs verb \"{VERB}\" on {resource}.{GROUP}; \
-         ask whoever grants roles in namespace {:?} for the role spendkeeper-approve",
+        "user {:?} may not approve, reject or roll back recommendations of {kind} {key}, nor add grants or resets to it: needs verb \"{VERB}\" on \
+         {resource}.{GROUP}; ask whoever grants roles in namespace {:?} for the role spendkeeper-approve",
         user.username.as_deref().unwrap_or("(unknown)"),
         key.namespace(),
     )

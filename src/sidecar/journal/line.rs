@@ -1,6 +1,6 @@
 //! The journal's lines and the state that they add up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::core::limit::LimitKey;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Line {
-    Opened(OpenedCall),
+    Opened(Arc<OpenedCall>),
     /// To be reported as it is.
     Reported(Reported),
     Asked {
@@ -53,23 +53,41 @@ pub struct OpenedCall {
 
 impl OpenedCall {
     /// Its end, if its draft is the last word.
-    pub fn into_settled(self) -> Line {
-        Line::Reported(Reported::Settled { record: self.record, lease: self.lease, unleased: self.unleased })
+    pub fn settled(&self) -> Line {
+        let OpenedCall { record, lease, unleased } = self;
+        Line::Reported(Reported::Settled { record: Arc::clone(record), lease: lease.clone(), unleased: unleased.clone() })
     }
 }
 
 impl Line {
-    /// What the operator is told of it.
-    pub fn into_reported(self) -> Option<Reported> {
-        match self {
-            Line::Reported(reported) => Some(reported),
-            Line::Opened(OpenedCall { record, lease, unleased }) => {
-                let (call, reserved) = (record.id.clone(), record.reserved);
-                Some(Reported::Opened { call, lease, reserved, draft: Some(record), unleased })
-            }
-            _ => None,
-        }
+    /// True when the operator is told of it.
+    pub fn is_reported(&self) -> bool {
+        matches!(self, Line::Reported(_) | Line::Opened(_))
     }
+}
+
+/// What the operator is told of these lines. Of a call that ends among them only that: the ledger would forget at once that it began.
+pub fn reported<'a>(lines: impl Iterator<Item = &'a Line> + Clone) -> Vec<Reported> {
+    let ends = lines.clone().filter_map(|line| match line {
+        Line::Reported(Reported::Settled { record, .. }) => Some(&record.id),
+        _ => None,
+    });
+    let ended: HashSet<&CallId> = ends.collect();
+    let told = |line: &Line| match line {
+        Line::Reported(reported) => Some(reported.clone()),
+        Line::Opened(opened) if !ended.contains(&opened.record.id) => {
+            let OpenedCall { record, lease, unleased } = &**opened;
+            Some(Reported::Opened {
+                call: record.id.clone(),
+                lease: lease.clone(),
+                reserved: record.reserved,
+                draft: Some(Arc::clone(record)),
+                unleased: unleased.clone(),
+            })
+        }
+        _ => None,
+    };
+    lines.filter_map(told).collect()
 }
 
 /// A lease as the ledger sees it.
@@ -95,7 +113,7 @@ impl Held {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    pub open: BTreeMap<CallId, OpenedCall>,
+    pub open: BTreeMap<CallId, Arc<OpenedCall>>,
     pub leases: BTreeMap<LeaseId, Held>,
     pub counters: BTreeMap<String, u64>,
     pub acknowledged: Position,
@@ -105,7 +123,7 @@ impl State {
     pub fn apply(&mut self, line: &Line) {
         match line {
             Line::Opened(call) => {
-                self.open.insert(call.record.id.clone(), call.clone());
+                self.open.insert(call.record.id.clone(), Arc::clone(call));
             }
             Line::Reported(Reported::Settled { record, lease, .. }) => {
                 self.open.remove(&record.id);

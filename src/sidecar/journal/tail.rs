@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::line::reported;
 use super::{Line, Position};
 use crate::channel::message::Reported;
 
@@ -46,15 +47,16 @@ impl Tail {
             true => 0,
             false => self.groups.binary_search_by_key(&from, |(end, _)| *end).ok()? + 1,
         };
-        let (mut entries, mut end) = (Vec::new(), from);
-        for (after, lines) in self.groups.iter().skip(first) {
-            if entries.len() >= limit {
+        let (mut groups, mut lines, mut end) = (0, 0, from);
+        for (after, group) in self.groups.range(first..) {
+            if lines >= limit {
                 break;
             }
-            entries.extend(lines.iter().cloned().filter_map(Line::into_reported));
-            end = *after;
+            (groups, end) = (groups + 1, *after);
+            lines += group.iter().filter(|line| line.is_reported()).count();
         }
-        Some((entries, end))
+        let looked_at = self.groups.range(first..first + groups);
+        Some((reported(looked_at.flat_map(|(_, lines)| lines)), end))
     }
 }
 

@@ -6,7 +6,8 @@ use crate::core::dimensions::Dimension;
 use crate::core::policy::{Budget, Enforcement, Limit, Policy, ResourceKey};
 
 fn snapshot(split_by: Option<Dimension>, window: Window) -> Snapshot {
-    let limit = Limit { name: "total".into(), unit: Unit::Usd, amount: PicoUsd::from_usd(1).0, window, grants: Vec::new() };
+    let limit =
+        Limit { name: "total".into(), unit: Unit::Usd, amount: PicoUsd::from_usd(1).0, window, grants: Vec::new(), reset_at_ms: None };
     let budget = Budget {
         key: ResourceKey::new("agents", "runaway"),
         scope: Default::default(),
@@ -16,6 +17,7 @@ fn snapshot(split_by: Option<Dimension>, window: Window) -> Snapshot {
         on_ledger_unavailable: Default::default(),
         unpriced_models: Default::default(),
         reservation: Default::default(),
+        runaway: None,
     };
     Snapshot::new(Policy { budgets: vec![budget], ..Policy::default() }, &[]).unwrap()
 }
@@ -49,6 +51,17 @@ fn a_split_limit_names_its_value_and_a_window_its_reset() {
     assert!(refusal.message.contains("limit total for session s1 ($1.00, each day, UTC)"), "{}", refusal.message);
     assert!(refusal.message.contains("; it resets in 2 h 5 min"), "{}", refusal.message);
     assert_eq!(refusal.retry_after_s, Some(7_500));
+}
+
+#[test]
+fn a_rolling_limit_is_whole_again_when_its_window_has_passed_and_a_lifetime_never_is() {
+    let retry_after = |window: Window, resets_at_ms| {
+        let short = [shortfall("agents/runaway/total", resets_at_ms), shortfall("agents/runaway/total=a", Some(20_000))];
+        Refusal::over_budget(&snapshot(None, window), &short, needs(), 10_000).retry_after_s
+    };
+    assert_eq!(retry_after(Window::Rolling { length_ms: 60_000 }, None), Some(60));
+    assert_eq!(retry_after(Window::Lifetime, None), None);
+    assert_eq!(retry_after(Window::Lifetime, Some(15_000)), Some(10));
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ impl Connector {
     }
 
     /// The proxy that stands between here and a server without TLS: it gets whole URIs.
-    pub fn plain_proxy(&self, (scheme, authority): &Place) -> Option<Intercept> {
+    pub fn plain_proxy(&self, Place { scheme, authority, .. }: &Place) -> Option<Intercept> {
         if *scheme != Scheme::HTTP {
             return None;
         }
@@ -54,7 +54,7 @@ impl Connector {
     }
 
     /// A connection to where a place is.
-    pub async fn open(&self, (scheme, authority): &Place) -> Result<Socket, BodyError> {
+    pub async fn open(&self, Place { scheme, authority, .. }: &Place) -> Result<Socket, BodyError> {
         let uri = root(scheme, authority)?;
         match self.proxies.intercept(&uri) {
             None => self.secured(self.http.clone(), uri).await,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -12,8 +13,20 @@ use super::link::Link;
 /// Shorter than servers usually keep idle connections, so that a call is seldom sent on one that is just being closed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a connection leads.
-pub type Place = (Scheme, Authority);
+/// Where a connection leads, and the thread whose calls it carries: only there is it waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    thread: ThreadId,
+    pub scheme: Scheme,
+    pub authority: Authority,
+}
+
+impl Place {
+    /// For calls of this thread.
+    pub fn here(scheme: Scheme, authority: Authority) -> Place {
+        Place { thread: std::thread::current().id(), scheme, authority }
+    }
+}
 
 /// Idle connections by where they lead, the one that was used last at the end.
 #[derive(Default)]
