@@ -71,6 +71,9 @@ lint-chart: ## helm lint --strict
 	tests/cluster/build $(CLUSTER)
 	$(CLUSTER)/bin/helm lint --strict charts/spendkeeper
 
+words: ## Write src/llm/words.txt from the public vocabularies
+	WORDS=write cargo test --quiet --locked --lib the_list_is_that_of_both_vocabularies
+
 generate: ## Write crds/ and docs/reference/ from the Rust types
 	cargo run --quiet --bin spendkeeper-generate
 
@@ -98,6 +101,10 @@ bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 # Nothing in it depends on how fast it is, so that it needs no release build. TRACE as below.
 bench-backtest: ## Alerts on series whose end is known, in target/bench/backtest.json and docs/forecast.md
 	TRACE=$(TRACE) cargo bench --locked --profile dev --bench backtest
+
+# Counts, not times: the profile does not matter.
+bench-reservation: ## What calls set aside for their input against what public tokenizers count, in target/bench/reservation.json
+	cargo bench --quiet --locked --profile dev --bench reservation
 
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json

@@ -68,6 +68,9 @@ fn request(protocol: Protocol, input: &[u8]) {
     let window = 200_000;
     let texts: usize = request.prompt().parts.iter().map(|part| part.len()).sum();
     assert!(request.billable_input(window) >= (texts as u64).min(window) || request.choices() == 0, "the bound is below the texts");
+    // A closer bound takes off what each text needs less, so that each may be there once only.
+    assert!(!of_openai(protocol) || texts <= input.len(), "a text was found twice");
+    assert!(request.billable_by_words(window) <= request.billable_input(window), "the closer bound is none");
     let change = Rewrite { model: Some("another".to_owned()), max_output: Some(17), include_usage: request.stream() };
     let rewritten = request.rewrite(&change);
     let was_json = serde_json::from_slice::<serde::de::IgnoredAny>(input).is_ok();
@@ -79,6 +82,10 @@ fn request(protocol: Protocol, input: &[u8]) {
     {
         assert_eq!(again.max_output(), Some(17), "{}", String::from_utf8_lossy(&rewritten));
     }
+}
+
+fn of_openai(protocol: Protocol) -> bool {
+    Provider::OpenAI.formats().contains(&protocol)
 }
 
 /// A caller gets every byte of a stream, however it is cut, unless something is hidden.

@@ -8,7 +8,7 @@ use super::common::{Condition, Recommendation, WorkloadSelector};
 use crate::core::burn::BurnSpeed;
 use crate::core::dimensions::Dimension;
 use crate::core::money::PicoUsd;
-use crate::core::policy::{Enforcement, OnLedgerUnavailable, UnpricedModels};
+use crate::core::policy::{Enforcement, OnLedgerUnavailable, ReservationMode, UnpricedModels};
 use crate::core::runaway::{RunawayAction, RunawayBy};
 
 /// What may be spent on model calls, by whom, in which window. A call must fit every budget that matches it, or it is
@@ -58,6 +58,11 @@ pub struct AIBudgetSpec {
     /// What happens to a call to a model without a price: `Deny` refuses it, `Allow` counts it at no cost and flags it.
     #[serde(default)]
     pub unpriced_models: UnpricedModels,
+    /// How much a call sets aside for its input: `Sound` is what no tokenizer exceeds, about a token a byte; `Calibrated` what 99.9 % of
+    /// such calls did not exceed so far, so that more calls fit at once and one in a thousand may cost more than it had reserved. A call
+    /// is `Calibrated` when every budget that it must fit is.
+    #[serde(default)]
+    pub reservation: ReservationMode,
     /// When to say that money is running out, as Events and in the `Alerting` condition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

@@ -143,6 +143,10 @@ pub struct PriceOverride {
     /// Input tokens written to the provider's cache. Absent: as `input`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<PicoUsd>,
+    /// Input tokens written to the provider's cache for longer than it keeps them by default (Anthropic: an hour). Absent: as
+    /// `cacheWrite`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_long: Option<PicoUsd>,
 }
 
 /// How a model is chosen.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::cel::{CallFacts, CelError, Expression};
 use super::limit::{LimitKey, LimitTerms, Shortfall, Span};
-use super::policy::{Budget, Enforcement, Limit, OnLedgerUnavailable, ResourceKey, Scope, UnpricedModels};
+use super::policy::{Budget, Enforcement, Limit, OnLedgerUnavailable, ReservationMode, ResourceKey, Scope, UnpricedModels};
 use super::window::{Schedule, UnknownTimeZone};
 
 /// Budgets that are ready to be asked about calls.
@@ -42,6 +42,8 @@ pub struct Applicable {
     pub fail_open: bool,
     /// What the strictest budget in `leased` says of a model without a price.
     pub unpriced: UnpricedModels,
+    /// `Calibrated` when every budget in `leased` is: one that says `Sound` is promised that nothing is overspent.
+    pub reservation: ReservationMode,
 }
 
 impl Applicable {
@@ -82,8 +84,14 @@ impl BudgetSet {
 
     /// The limits that count this call.
     pub fn applicable(&self, call: &CallFacts<'_>) -> Applicable {
-        let mut found =
-            Applicable { leased: Vec::new(), warned: Vec::new(), fit: Vec::new(), fail_open: true, unpriced: UnpricedModels::Allow };
+        let mut found = Applicable {
+            leased: Vec::new(),
+            warned: Vec::new(),
+            fit: Vec::new(),
+            fail_open: true,
+            unpriced: UnpricedModels::Allow,
+            reservation: ReservationMode::Calibrated,
+        };
         for compiled in self.budgets.iter().filter(|b| b.counts(call)) {
             let budget = &compiled.budget;
             if budget.enforcement == Enforcement::Warn {
@@ -97,6 +105,9 @@ impl BudgetSet {
             found.fail_open &= budget.on_ledger_unavailable == OnLedgerUnavailable::FailOpen;
             if budget.unpriced_models == UnpricedModels::Deny {
                 found.unpriced = UnpricedModels::Deny;
+            }
+            if budget.reservation == ReservationMode::Sound {
+                found.reservation = ReservationMode::Sound;
             }
         }
         found.leased.sort_unstable();
@@ -224,6 +235,7 @@ mod tests {
             enforcement: Enforcement::Block,
             on_ledger_unavailable: OnLedgerUnavailable::FailClosed,
             unpriced_models: UnpricedModels::Deny,
+            reservation: ReservationMode::Sound,
             runaway: None,
         }
     }
@@ -286,14 +298,17 @@ mod tests {
             enforcement: Enforcement::Fit,
             on_ledger_unavailable: OnLedgerUnavailable::FailOpen,
             unpriced_models: UnpricedModels::Allow,
+            reservation: ReservationMode::Calibrated,
             ..budget("lenient")
         };
         let warning = Budget { enforcement: Enforcement::Warn, ..budget("warning") };
         let found = applicable(&compiled([lenient.clone(), warning.clone()]), &[]);
         assert_eq!((keys(&found.leased), keys(&found.warned)), (vec!["shop/lenient/daily"], vec!["shop/warning/daily"]));
         assert!(found.fit == found.leased && found.fail_open && found.unpriced == UnpricedModels::Allow);
+        assert_eq!(found.reservation, ReservationMode::Calibrated);
         let found = applicable(&compiled([lenient, budget("strict")]), &[]);
         assert!(found.fit.len() == 1 && !found.fail_open && found.unpriced == UnpricedModels::Deny);
+        assert_eq!(found.reservation, ReservationMode::Sound);
     }
 
     #[test]

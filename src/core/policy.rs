@@ -73,6 +73,8 @@ pub struct Budget {
     pub enforcement: Enforcement,
     pub on_ledger_unavailable: OnLedgerUnavailable,
     pub unpriced_models: UnpricedModels,
+    #[serde(default)]
+    pub reservation: ReservationMode,
     /// What counts as a runaway. Only the operator looks at it.
     #[serde(default)]
     pub runaway: Option<Runaway>,
@@ -171,6 +173,16 @@ pub enum UnpricedModels {
     Deny,
     /// Let it through at no cost, and flag it.
     Allow,
+}
+
+/// How much a call sets aside for its input, before the provider has counted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReservationMode {
+    /// What no tokenizer exceeds: nothing can be overspent.
+    #[default]
+    Sound,
+    /// What 99.9 % of such calls did not exceed so far: less is set aside, and one call in a thousand may cost more than it reserved.
+    Calibrated,
 }
 
 // ---- routes ----

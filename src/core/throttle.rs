@@ -80,7 +80,7 @@ mod tests {
     use crate::core::budget::BudgetSet;
     use crate::core::cel::CallFacts;
     use crate::core::dimensions::{Dimension, Dimensions, Origin};
-    use crate::core::policy::{OnLedgerUnavailable, UnpricedModels};
+    use crate::core::policy::{OnLedgerUnavailable, ReservationMode, UnpricedModels};
     use crate::core::runaway::RunawayAction;
 
     #[test]
@@ -102,6 +102,7 @@ mod tests {
             enforcement: Enforcement::Warn,
             on_ledger_unavailable: OnLedgerUnavailable::FailClosed,
             unpriced_models: UnpricedModels::Deny,
+            reservation: ReservationMode::Sound,
             runaway: None,
         };
         for (by, value) in [(RunawayBy::Agent, "a\"=/1"), (RunawayBy::Workload, "Deployment/bot")] {

@@ -12,6 +12,7 @@
 //! | [`usage`], [`stream`], [`framing`] | what an answer used, whole or streamed |
 //! | [`error`] | what a refusal looks like |
 //! | [`object`] | objects of which every member must be seen |
+//! | [`words`] | a closer bound on input, where the tokenizer is public |
 //! | [`passing`] | what is passed on without being known |
 //! | [`translate`] | from one format to another and back |
 
@@ -33,6 +34,7 @@ pub mod sse;
 pub mod stream;
 pub mod translate;
 pub mod usage;
+pub mod words;
 
 #[cfg(test)]
 mod tests;

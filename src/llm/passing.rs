@@ -7,7 +7,7 @@ use crate::core::policy::{Protocol, Provider};
 
 /// The provider whose API has such a path, as far as the path and the headers tell.
 pub fn provider_of(path: &str, headers: &HeaderMap) -> Provider {
-    const PATHS: [(&str, Provider); 12] = [
+    const PATHS: [(&str, Provider); 14] = [
         ("/openai/", Provider::AzureOpenAI),
         ("/v1beta/", Provider::Gemini),
         ("/v1alpha/", Provider::Gemini),
@@ -15,6 +15,8 @@ pub fn provider_of(path: &str, headers: &HeaderMap) -> Provider {
         ("/download/v1beta/", Provider::Gemini),
         ("/v1/projects/", Provider::VertexAI),
         ("/v1beta1/projects/", Provider::VertexAI),
+        ("/v1/publishers/", Provider::VertexAI),
+        ("/v1beta1/publishers/", Provider::VertexAI),
         ("/model/", Provider::Bedrock),
         ("/guardrail/", Provider::Bedrock),
         ("/async-invoke", Provider::Bedrock),
@@ -24,8 +26,14 @@ pub fn provider_of(path: &str, headers: &HeaderMap) -> Provider {
     if let Some((_, provider)) = PATHS.iter().find(|(known, _)| path.starts_with(known)) {
         return *provider;
     }
+    if path.strip_prefix("/v1/models/").is_some_and(|model| GOOGLES_VERBS.iter().any(|verb| model.ends_with(verb))) {
+        return Provider::Gemini;
+    }
     if headers.contains_key("anthropic-version") { Provider::Anthropic } else { Provider::OpenAI }
 }
+
+/// What Gemini's API does with a model, beside calling it. (A model of OpenAI may have a colon in its name, when it is fine-tuned.)
+const GOOGLES_VERBS: [&str; 5] = [":countTokens", ":predict", ":predictLongRunning", ":asyncBatchEmbedContent", ":batchGenerateContent"];
 
 /// A format of a provider, for the shape of its errors.
 pub fn speaks(provider: Provider) -> Protocol {
@@ -73,6 +81,9 @@ mod tests {
             ("/openai/v1/files", &none, Provider::AzureOpenAI),
             ("/v1beta/cachedContents", &none, Provider::Gemini),
             ("/v1/projects/p/locations/l/batchPredictionJobs", &none, Provider::VertexAI),
+            ("/v1/models/gemini-2.5-pro:countTokens", &none, Provider::Gemini),
+            ("/v1/models/ft:gpt-4o:shop::x", &none, Provider::OpenAI),
+            ("/v1beta1/publishers/google/models/m:countTokens", &none, Provider::VertexAI),
             ("/model/m/count-tokens", &none, Provider::Bedrock),
             ("/api/tags", &none, Provider::Ollama),
         ] {

@@ -10,8 +10,10 @@ use super::address::{self, Addressed};
 use super::content::Content;
 use super::format::format;
 use super::rewrite::Slot;
+use super::words;
 use crate::core::classify::PromptText;
 use crate::core::policy::{Capability, Protocol};
+use crate::core::shape::Shape;
 use crate::core::tariff::{AskedTier, CacheWrites};
 
 /// Why a request cannot be understood, in words for its caller.
@@ -209,6 +211,35 @@ impl Request {
         }
     }
 
+    /// As [`Request::billable_input`], for a model whose tokenizer is public (see [`words`]): closer, and as dear to work out as all of
+    /// its texts are long.
+    pub fn billable_by_words(&self, window: u64) -> u64 {
+        if !self.is_bounded_by_bytes() {
+            return self.billable_input(window);
+        }
+        let spared = |text: &str| (text.len() as u64).saturating_sub(words::bound(text));
+        // Each text stands in the body once, in no fewer bytes than it has.
+        self.texts().fold(self.facts.input.tokens, |tokens, text| tokens.saturating_sub(spared(&text)))
+    }
+
+    /// What its text is made of, where that is all that the model reads: what is billed for it tells of others like it. `None` where
+    /// images, documents or what is stored elsewhere are in it.
+    pub fn shape(&self) -> Option<Shape> {
+        let is_text = self.is_bounded_by_bytes() && !self.facts.media && !self.facts.required.contains(&Capability::Vision);
+        let mut in_texts = 0;
+        let texts = self.texts().inspect(|text| in_texts += text.len() as u64);
+        let shape = is_text.then(|| Shape::of(texts, self.facts.turns))?;
+        // Without tools the rest is names, braces and figures that the model never sees.
+        let declared = if self.facts.tools > 0 { (self.body.len() as u64).saturating_sub(in_texts) } else { 0 };
+        Some(shape.with_declarations(declared))
+    }
+
+    /// True when the model reads what is in the request, once, and nothing else.
+    fn is_bounded_by_bytes(&self) -> bool {
+        let InputBound { opaque, passes, .. } = self.facts.input;
+        !opaque && passes == 1
+    }
+
     /// True when its input is counted once, however long its answer takes.
     pub fn reads_input_once(&self) -> bool {
         self.facts.input.passes == 1
@@ -245,20 +276,21 @@ impl Request {
         self.facts.media
     }
 
-    pub fn prompt(&self) -> PromptText<'_> {
-        let part = |text: &'_ Text| -> Cow<'_, str> {
-            match text {
-                // The range was cut out of this body as a whole text, so it is UTF-8 and in bounds; to see that again is many times
-                // faster than to look for what has to be mended.
-                Text::InBody(range) => {
-                    let bytes = &self.body[range.clone()];
-                    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
-                }
-                Text::Unescaped(text) => Cow::Owned(text.clone()),
+    fn texts(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.facts.texts.texts.iter().map(|text| match text {
+            // The range was cut out of this body as a whole text, so it is UTF-8 and in bounds; to see that again is many times
+            // faster than to look for what has to be mended.
+            Text::InBody(range) => {
+                let bytes = &self.body[range.clone()];
+                std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
             }
-        };
+            Text::Unescaped(text) => Cow::Borrowed(text.as_str()),
+        })
+    }
+
+    pub fn prompt(&self) -> PromptText<'_> {
         PromptText {
-            parts: self.facts.texts.texts.iter().map(part).collect(),
+            parts: self.texts().collect(),
             last_user: self.facts.texts.last_user,
             turns: self.facts.turns,
             tools: self.facts.tools,

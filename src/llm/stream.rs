@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::format::format;
 use super::framing::{Cutter, Framing};
+use super::openai::stream::without_null_usage;
 use super::translate::StreamTranslator;
 use super::usage::ReportedUsage;
 use crate::core::policy::Protocol;
@@ -55,7 +56,7 @@ pub struct StreamMeter {
 enum Shown {
     /// Every byte as it came.
     AsItCame,
-    /// Whole events, but for those that tell usage that the caller did not ask for.
+    /// Whole events, but for those that tell usage that the caller did not ask for, and for the null that holds its place in others.
     WithoutUsage,
     /// Events of another format.
     Translated(Box<dyn StreamTranslator>),
@@ -105,7 +106,7 @@ impl StreamMeter {
         let mut shown = Vec::with_capacity(all);
         for event in events {
             if !read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event) {
-                shown.push(event);
+                shown.push(without_null_usage(event));
             }
         }
         if self.cutter.overflowed() {

@@ -278,6 +278,7 @@ fn a_caller_that_did_not_ask_for_usage_does_not_see_it() {
     let (seen, end) = through(OpenAIChat, true, &[OPENAI_STREAM.as_bytes()]);
     let seen = String::from_utf8(seen).expect("text");
     assert!(!seen.contains("prompt_tokens") && seen.contains("Grüezi") && seen.ends_with("data: [DONE]\n\n"), "{seen}");
+    assert!(!seen.contains("usage"), "nor the null that holds its place: {seen}");
     let reported = end.reported.expect("figures");
     assert_eq!(reported.usage, Usage { input: 11, output: 3, ..Usage::default() });
     assert_eq!((end.complete, reported.model.as_deref()), (true, Some("gpt-5.4")));

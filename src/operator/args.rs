@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::certs;
-use super::webhook::inject::{OtlpSettings, SidecarSettings};
+use super::webhook::inject::{NetworkSettings, OtlpSettings, SidecarSettings};
 
 /// Spendkeeper's operator: budgets, routes and allocations of AI tokens on Kubernetes.
 #[derive(Debug, Parser)]
@@ -113,6 +113,19 @@ pub struct RunArgs {
     #[arg(long, env = "SPENDKEEPER_SIDECAR_OTLP_SAMPLE_RATIO", default_value_t = 1.0, value_parser = ratio)]
     pub sidecar_otlp_sample_ratio: f64,
 
+    /// Forward proxy of sidecars for providers with https; empty for none.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_HTTPS_PROXY", default_value = "")]
+    pub sidecar_https_proxy: String,
+    /// Forward proxy of sidecars for what has http; empty for none.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_HTTP_PROXY", default_value = "")]
+    pub sidecar_http_proxy: String,
+    /// What sidecars reach without a proxy: names, domains and networks, comma-separated.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_NO_PROXY", default_value = "")]
+    pub sidecar_no_proxy: String,
+    /// Certificate authorities that sidecars trust for providers beside the system's: PEM.
+    #[arg(long, env = "SPENDKEEPER_SIDECAR_UPSTREAM_CA", default_value = "")]
+    pub sidecar_upstream_ca: String,
+
     /// Apply approved recommendations; else approvals are recorded and applied by you.
     #[arg(long, env = "SPENDKEEPER_APPLY_APPROVED", default_value_t = true, action = ArgAction::Set)]
     pub apply_approved: bool,
@@ -162,6 +175,12 @@ impl RunArgs {
                 protocol: self.sidecar_otlp_protocol.clone(),
                 sample_ratio: self.sidecar_otlp_sample_ratio,
             }),
+            network: NetworkSettings {
+                https_proxy: self.sidecar_https_proxy.clone(),
+                http_proxy: self.sidecar_http_proxy.clone(),
+                no_proxy: self.sidecar_no_proxy.clone(),
+                upstream_ca: self.sidecar_upstream_ca.clone(),
+            },
         }
     }
 }

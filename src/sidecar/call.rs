@@ -11,6 +11,7 @@ use http::{HeaderValue, Response};
 use super::admit::Admitted;
 use super::body::ProxyBody;
 use super::config::{InForce, Snapshot};
+use super::estimate::Estimates;
 use super::forward::{self, Attempt};
 use super::health::Health;
 use super::refusal::{Refusal, RefusalLog};
@@ -37,6 +38,7 @@ pub struct Sidecar {
     pub upstream: Upstream,
     pub settings: Settings,
     pub telemetry: Telemetry,
+    pub estimates: Arc<Estimates>,
 }
 
 /// What the command line sets.

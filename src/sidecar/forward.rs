@@ -24,7 +24,7 @@ use crate::core::limit::LimitKey;
 use crate::core::policy::{Model, Protocol, Provider};
 use crate::core::route::Candidate;
 use crate::core::tariff::AskedTier;
-use crate::llm::{ErrorKind, Framing, Rewrite, tier_of_headers};
+use crate::llm::{ErrorKind, Framing, Request as LlmRequest, Rewrite, tier_of_headers};
 
 /// How an attempt ended.
 pub enum Attempt {
@@ -42,7 +42,7 @@ pub async fn attempt(
     plan: &Plan<'_>,
     candidate: &Candidate,
     outgoing: Outgoing<'_>,
-    Reserved { reservation, mut worst, limits, .. }: Reserved,
+    Reserved { reservation, mut worst, limits, lesson, .. }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
     let (provider, model) = {
@@ -88,8 +88,13 @@ pub async fn attempt(
             }
             let settings = &sidecar.settings;
             let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
-            let metering = Metering::new(snapshot, &outgoing, worst, backend.may_be_regional, (response.status(), patience));
-            answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await
+            let changed_cap = changed_cap(&outgoing.request, &worst);
+            let metering = Metering::new(snapshot, &outgoing, (worst, lesson), backend.may_be_regional, (response.status(), patience));
+            let mut attempt = answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await;
+            if let (Attempt::Answered(response), Some(cap)) = (&mut attempt, changed_cap) {
+                response.headers_mut().insert("x-spend-max-output-tokens", cap.into());
+            }
+            attempt
         }
         Ok(Err(error)) => {
             sidecar.health.failed(&backend.id, sidecar.accounts.clock.monotonic_ms());
@@ -226,6 +231,11 @@ fn request(
     let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// The output cap that was sent, where it is not the caller's.
+fn changed_cap(asked: &LlmRequest, worst: &WorstCase) -> Option<u64> {
+    Some(worst.cap).filter(|cap| worst.takes_cap && worst.choices > 0 && asked.max_output() != Some(*cap))
 }
 
 /// The record of the call as it stands if nothing more is ever learnt of it: charged as reserved.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{BodyError, ProxyBody};
 use super::config::Snapshot;
+use super::estimate::Lesson;
 use super::forward::Head;
 use super::refusal::Refusal;
 use super::reserve::WorstCase;
@@ -56,6 +57,8 @@ pub struct Metering {
     protocol: Protocol,
     translation: Option<Translation>,
     worst: WorstCase,
+    /// What can be learnt from the provider's figures, where a budget wants that.
+    lesson: Option<Lesson>,
     /// Calls cost a region's uplift unless the provider says otherwise.
     regional: bool,
     status: u16,
@@ -65,7 +68,7 @@ impl Metering {
     pub fn new(
         snapshot: &Arc<Snapshot>,
         outgoing: &Outgoing<'_>,
-        worst: WorstCase,
+        (worst, lesson): (WorstCase, Option<Lesson>),
         regional: bool,
         (status, patience): (StatusCode, Patience),
     ) -> Metering {
@@ -75,6 +78,7 @@ impl Metering {
             protocol: outgoing.request.protocol(),
             translation: outgoing.translation.clone(),
             worst,
+            lesson,
             regional,
             status: status.as_u16(),
         }
@@ -85,7 +89,11 @@ impl Metering {
         self.translation.as_ref().map_or(self.protocol, |translation| translation.asked)
     }
 
+    /// An end with figures, from which the calls to come may learn.
     fn completed(&self, reported: &ReportedUsage) -> Ending {
+        if let Some(lesson) = &self.lesson {
+            lesson.learn(reported.usage.total_input());
+        }
         let mut reported = reported.clone();
         if self.protocol == Protocol::OpenAIChat {
             // Its answers do not count searches; a search model makes the one that it was asked for.
@@ -369,6 +377,7 @@ mod tests {
             protocol: Protocol::OpenAIChat,
             translation: None,
             worst: WorstCase { bound, cap: 100, choices: 1, takes_cap: true, one_pass: true, tariff },
+            lesson: None,
             regional: false,
             status: 200,
         }

@@ -14,7 +14,7 @@
 //! | [`settle`] | the actual cost replaces the reservation |
 //!
 //! Around them: [`config`] holds the policy in force, [`leases`] and [`source`] the money, [`journal`] and [`reporter`] what
-//! must not be lost, [`health`] what is known of backends, [`shared`], [`passthrough`] and
+//! must not be lost, [`health`] what is known of backends, [`estimate`] what was learnt of models' tokens, [`shared`], [`passthrough`] and
 //! [`outcomes`] the calls that are not to models;
 //! [`telemetry`] tells an OpenTelemetry collector of each call, if there is one; [`start`] puts them together.
 
@@ -25,6 +25,7 @@ pub mod call;
 pub mod clock;
 pub mod config;
 pub mod credential;
+pub mod estimate;
 pub mod file;
 pub mod forward;
 pub mod health;

@@ -6,6 +6,7 @@ use super::admit::Admitted;
 use super::call::Sidecar;
 use super::config::Snapshot;
 use super::credential::{can_be_passed_on, not_passed_on};
+use super::estimate::Lesson;
 use super::leases;
 use super::refusal::Refusal;
 use super::route::Plan;
@@ -14,11 +15,11 @@ use crate::core::amount::{Amount, Unit};
 use crate::core::budget::Applicable;
 use crate::core::cel::CallFacts;
 use crate::core::limit::{LimitKey, Shortfall};
-use crate::core::policy::UnpricedModels;
+use crate::core::policy::{Backend, Model, ReservationMode, UnpricedModels};
 use crate::core::route::Candidate;
 use crate::core::tariff::{AskedTier, CostBound, Tariff};
 use crate::core::usage::Usage;
-use crate::llm::{ErrorKind, Request};
+use crate::llm::{ErrorKind, Request, words};
 
 /// A call whose answer is cut shorter than this is not worth making.
 const LEAST_OUTPUT: u64 = 16;
@@ -59,6 +60,11 @@ impl WorstCase {
         self.one_pass.then_some(amount)
     }
 
+    /// With a closer bound on its input, if that is one.
+    fn with_input(&self, input: u64) -> WorstCase {
+        WorstCase { bound: CostBound { input: self.bound.input.min(input), ..self.bound }, ..self.clone() }
+    }
+
     fn with_cap(&self, cap: u64) -> WorstCase {
         WorstCase { cap, bound: CostBound { output: cap.saturating_mul(self.choices), ..self.bound }, ..self.clone() }
     }
@@ -97,6 +103,8 @@ pub struct Reserved {
     pub limits: Vec<LimitKey>,
     /// The output cap, where it was lowered to what is left.
     pub lowered: Option<u64>,
+    /// What its figures teach, where its budgets want that.
+    pub lesson: Option<Lesson>,
 }
 
 /// A call that may not be made with this model.
@@ -160,19 +168,42 @@ pub async fn reserve(
     let one_pass = request.reads_input_once();
     let (choices, takes_cap) = (request.choices(), request.takes_cap());
     let worst = WorstCase { bound, cap: 0, choices, takes_cap, one_pass, tariff: candidate.tariff.clone() }.with_cap(cap);
-    draw(sidecar, snapshot, budgets, worst).await
+    let wants_lesson = budgets.reservation == ReservationMode::Calibrated && !budgets.leased.is_empty();
+    let shape = wants_lesson.then(|| request.shape()).flatten();
+    let lesson = shape.map(|shape| Lesson::new(&sidecar.estimates, &plan.route.backends[candidate.backend].id, &model.name, shape));
+    let closer = || closer_input(backend, model, request, lesson.as_ref().and_then(Lesson::estimate));
+    let reserved = draw(sidecar, snapshot, budgets, worst, closer).await?;
+    Ok(Reserved { lesson, ..reserved })
 }
 
-async fn draw(sidecar: &Sidecar, snapshot: &Snapshot, budgets: Applicable, mut worst: WorstCase) -> Result<Reserved, Refused> {
+/// Input tokens at most by the closest bound that there is: by words where the tokenizer is public, and what was learnt.
+fn closer_input(backend: &Backend, model: &Model, request: &Request, estimate: Option<u64>) -> u64 {
+    let is_public = words::are_tokens_of(backend.provider, &backend.endpoint, model.priced_as());
+    let sound = if is_public { request.billable_by_words(model.context_window) } else { request.billable_input(model.context_window) };
+    estimate.map_or(sound, |estimate| estimate.min(sound))
+}
+
+/// Draws a call's worst case, under a bound of its input that is closer than the cheap one if what is held here does not cover that.
+async fn draw(
+    sidecar: &Sidecar,
+    snapshot: &Snapshot,
+    budgets: Applicable,
+    mut worst: WorstCase,
+    closer: impl FnOnce() -> u64,
+) -> Result<Reserved, Refused> {
     let asked = worst.cap;
     let reserved = |worst: WorstCase, limits, lease, unleased| Reserved {
         lowered: Some(worst.cap).filter(|cap| *cap < asked),
         reservation: Reservation::new(Arc::clone(&sidecar.accounts), worst.amount(), lease, unleased),
         worst,
         limits,
+        lesson: None,
     };
     if budgets.leased.is_empty() {
         return Ok(reserved(worst, Vec::new(), None, budgets.warned));
+    }
+    if !sidecar.accounts.leases.free(&budgets.leased).covers(&worst.amount()) {
+        worst = worst.with_input(closer());
     }
     let mut fittings = 0;
     loop {
@@ -235,7 +266,9 @@ mod tests {
     use super::*;
     use crate::core::limit::LimitKey;
     use crate::core::money::PicoUsd;
+    use crate::core::policy::{Protocol, Provider, Tier};
     use crate::core::tariff::{CacheWrites, Rates, ServiceTier};
+    use crate::llm::{Addressed, parse};
 
     fn worst(cap: u64, choices: u64) -> WorstCase {
         let rates = Rates { cache_write: PicoUsd(3), ..Rates::plain(PicoUsd(2), PicoUsd(10)) };
@@ -259,6 +292,42 @@ mod tests {
     fn the_worst_case_takes_the_dearest_input_and_the_cap_of_every_choice() {
         let amount = worst(50, 2).amount();
         assert_eq!((amount.usd.0, amount.tokens, amount.requests), (300 + 1_000, 200, 1));
+    }
+
+    #[test]
+    fn a_closer_bound_lowers_the_input_and_nothing_else() {
+        let worst = worst(50, 2);
+        assert_eq!(worst.with_input(40), WorstCase { bound: CostBound { input: 40, ..worst.bound }, ..worst.clone() });
+        assert_eq!(worst.with_input(u64::MAX), worst);
+    }
+
+    #[test]
+    fn words_count_where_the_tokenizer_is_public_and_an_estimate_only_where_it_is_lower() {
+        let model = Model {
+            name: "gpt-5".to_owned(),
+            tier: Tier::Standard,
+            capabilities: Default::default(),
+            context_window: 400_000,
+            max_output: 1_000,
+            base_model: None,
+            residency: String::new(),
+        };
+        let backend = |endpoint: &str| Backend {
+            name: "b".to_owned(),
+            provider: Provider::OpenAI,
+            service_tier: None,
+            endpoint: endpoint.to_owned(),
+            has_credential: false,
+            models: Vec::new(),
+        };
+        let text = "When was the report about the new market sent to the board? ".repeat(20);
+        let body = serde_json::json!({ "model": "gpt-5", "messages": [{ "role": "user", "content": text }] });
+        let request = parse(Addressed::plain(Protocol::OpenAIChat), body.to_string().into()).unwrap();
+        let closer = |endpoint, estimate| closer_input(&backend(endpoint), &model, &request, estimate);
+        let (bytes, words) = (request.billable_input(400_000), request.billable_by_words(400_000));
+        assert!(words * 3 < bytes, "{words} of {bytes}");
+        assert_eq!([closer("https://api.openai.com", None), closer("http://vllm:8000", None)], [words, bytes]);
+        assert_eq!([closer("https://api.openai.com", Some(9)), closer("https://api.openai.com", Some(bytes))], [9, words]);
     }
 
     #[test]

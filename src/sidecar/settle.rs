@@ -196,7 +196,7 @@ impl OpenCall {
             span.ended(&record, ending.charge.is_some());
         }
         if !reserved.covers(&cost) && self.lease.is_some() {
-            tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than its worst case; all of it is charged");
+            tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than it had reserved; all of it is charged");
             self.accounts.metrics.overruns.inc();
         }
         if is_open {

@@ -54,8 +54,8 @@ pub fn assemble(parts: Parts) -> Result<Arc<Sidecar>, JournalError> {
     let leases = Leases::new(source, Arc::clone(&journal), Arc::clone(&metrics), clock);
     let accounts = Arc::new(Accounts { leases, journal, metrics, clock });
     let telemetry = Telemetry::start(collector, &accounts.metrics);
-    let (health, refusal_log) = (Health::default(), RefusalLog::default());
-    Ok(Arc::new(Sidecar { accounts, in_force, health, refusal_log, upstream, settings, telemetry }))
+    let (health, refusal_log, estimates) = (Health::default(), RefusalLog::default(), Arc::default());
+    Ok(Arc::new(Sidecar { accounts, in_force, health, refusal_log, upstream, settings, telemetry, estimates }))
 }
 
 /// What the process before left behind: calls whose end nobody saw are charged as reserved, and its leases go back.

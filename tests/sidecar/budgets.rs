@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use spendkeeper::core::calibration::ENOUGH;
 use spendkeeper::core::call::CallOutcome;
 use spendkeeper::core::limit::LimitKey;
 use spendkeeper::core::money::PicoUsd;
+use spendkeeper::core::policy::Protocol;
+use spendkeeper::llm::{Addressed, parse};
+use spendkeeper::sidecar::estimate::Lesson;
 
 use super::bench::{Answer, Bench, budget, openai, policy, policy_at};
 use super::provider::Provider;
@@ -43,6 +47,33 @@ async fn sixty_four_calls_at_once_never_bill_more_than_the_budget_and_nearly_all
 }
 
 #[tokio::test]
+async fn a_calibrated_budget_admits_what_experience_says_fits_and_is_charged_all_that_it_costs() {
+    let provider = Provider::start().await;
+    let prompt = format!("answer {}", "in so many words ".repeat(500));
+    for (mode, admitted) in [("Sound", false), ("Calibrated", true)] {
+        let bench = Bench::start(&policy(&provider, &budget("usd: \"0.05\"", &format!("  reservation: {mode}\n")))).await;
+        let before = provider.billed_micro();
+        // Its bytes at ten dollars a million are more than the budget has.
+        assert_eq!(bench.chat(&prompt, 16).await.status, 429, "{mode}: nothing is known yet");
+        let body = openai("o-big", &prompt, 16).to_string();
+        let request = parse(Addressed::plain(Protocol::OpenAIChat), body.into()).unwrap();
+        let lesson = Lesson::new(&bench.sidecar.estimates, "default/r/one", "o-big", request.shape().unwrap());
+        (0..ENOUGH).for_each(|_| lesson.learn(2_000));
+        let answer = bench.chat(&prompt, 16).await;
+        assert_eq!(answer.status == 200, admitted, "{mode}: {}", answer.text);
+        if admitted {
+            // This provider counts every byte: the one call in a thousand. All of it is charged, and nothing is left.
+            bench.settled().await;
+            assert_eq!(bench.chat("answer", 16).await.status, 429);
+            let billed = i128::from(provider.billed_micro() - before) * 1_000_000;
+            assert!(billed > 50_000_000_000, "more than the budget had: {billed}");
+            let balance = bench.balance().await;
+            assert_eq!((balance.settled, balance.outstanding), (billed, 0));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_call_never_reaches_the_provider() {
     let provider = Provider::start().await;
     let bench = Bench::start(&policy(&provider, &budget("usd: \"0.001\"", ""))).await;
@@ -77,6 +108,7 @@ async fn fit_lowers_the_output_cap_to_what_is_left_then_takes_a_cheaper_tier_the
     let sent = provider.requests.lock().unwrap()[0].2["max_completion_tokens"].as_u64().unwrap();
     assert!((16..1_000).contains(&sent), "{sent}");
     assert_eq!(big.header("x-spend-fit"), format!("output-cap={sent}"));
+    assert_eq!(big.header("x-spend-max-output-tokens"), sent.to_string(), "the caller is told");
     let mut models = Vec::new();
     let refusal = loop {
         let answer = Answer::of(bench.send("/v1/chat/completions", &[], request(5_000)).await).await;

@@ -45,6 +45,7 @@ pub fn budget(key: ResourceKey, spec: &AIBudgetSpec) -> Result<Budget, ParseErro
         enforcement: spec.enforcement,
         on_ledger_unavailable: spec.on_ledger_unavailable,
         unpriced_models: spec.unpriced_models,
+        reservation: spec.reservation,
         runaway: spec.runaway.as_ref().map(|r| Runaway {
             by: r.by,
             action: r.action,

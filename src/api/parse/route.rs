@@ -148,12 +148,14 @@ fn own_price(field: &str, model: &BackendModel, own: &PriceOverride, problems: &
     let (input, output) = (rate("input", own.input), rate("output", own.output));
     let cached_read = own.cached_read.map_or(input, |price| rate("cachedRead", price));
     let cache_write = own.cache_write.map_or(input, |price| rate("cacheWrite", price));
-    let (input, output, cached_read, cache_write) = (input?, output?, cached_read?, cache_write?);
+    let cache_write_long = own.cache_write_long.map_or(cache_write, |price| rate("cacheWriteLong", price));
+    let (input, output, cached_read) = (input?, output?, cached_read?);
+    let (cache_write, cache_write_long) = (cache_write?, cache_write_long?);
     Some(ModelPrice {
         model: model.name.clone(),
         effective_from: ALWAYS.to_owned(),
         source: "ModelRoute".to_owned(),
-        tariff: Arc::new(Tariff::flat(Rates { cached_read, cache_write, cache_write_long: cache_write, ..Rates::plain(input, output) })),
+        tariff: Arc::new(Tariff::flat(Rates { cached_read, cache_write, cache_write_long, ..Rates::plain(input, output) })),
         context_window: None,
         max_output: None,
     })

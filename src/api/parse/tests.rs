@@ -73,6 +73,22 @@ fn sizes_and_prices_come_from_the_catalogue_unless_the_route_says() {
 }
 
 #[test]
+fn a_routes_own_price_says_what_each_kind_of_cache_write_costs_or_what_it_is_a_kind_of_does() {
+    let writes = |price: Value| {
+        let spec = json!({"backends": [{"name": "b", "provider": "Anthropic", "endpoint": "https://x", "models": [
+            {"name": "own", "tier": "economy", "contextWindow": 8192, "maxOutput": 512, "price": price}]}]});
+        let (_, prices) = route(key(), &serde_json::from_value(spec).expect("a spec"), catalogue::embedded()).expect("valid");
+        let rates = *prices[0].tariff.list();
+        [rates.input, rates.cache_write, rates.cache_write_long].map(|rate| rate.0)
+    };
+    let plain = json!({"input": "1", "output": "5"});
+    assert_eq!(writes(plain.clone()), [1_000_000; 3]);
+    let with = |more: Value| plain.as_object().into_iter().chain(more.as_object()).flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    assert_eq!(writes(with(json!({"cacheWrite": "1.25"}))), [1_000_000, 1_250_000, 1_250_000]);
+    assert_eq!(writes(with(json!({"cacheWrite": "1.25", "cacheWriteLong": "2"}))), [1_000_000, 1_250_000, 2_000_000]);
+}
+
+#[test]
 fn every_problem_of_an_allocation_is_named_at_once() {
     let spec = json!({"timeZone": "Nowhere", "owners": [{"name": "a", "match": "1 +"}, {"name": "a", "match": "true"}],
         "sharedCosts": [{"name": "v", "usdPerPeriod": "-1", "driver": "Tokens", "endpoint": "http://v", "capacity": 5}],

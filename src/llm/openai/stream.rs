@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -60,6 +61,16 @@ impl EventReader for ChatReader {
         // Servers that report usage on each chunk report it cumulatively: the last one holds.
         tally.reported = Some(ReportedUsage { tier: self.tier, ..ReportedUsage::of(usage, None) });
         chunk.choices.is_none_or(|choices| choices.is_empty()) && chunk.prompt_filter_results.is_none() && chunk.error.is_none()
+    }
+}
+
+/// The event without the `"usage": null` that OpenAI's chunks have when usage was asked for, and only then. Within a text a quotation mark
+/// is escaped, so it is a member.
+pub fn without_null_usage(event: Bytes) -> Bytes {
+    const NULL: &[u8] = b",\"usage\":null";
+    match memmem::rfind(&event, NULL) {
+        None => event,
+        Some(at) => [&event[..at], &event[at + NULL.len()..]].concat().into(),
     }
 }
 

@@ -319,7 +319,7 @@ fn what_azures_filters_found_reaches_a_caller_that_did_not_ask_for_usage() {
     let text = json!({"id": "c", "model": "gpt-5-2025-08-07", "choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": null});
     let usage = json!({"id": "c", "model": "gpt-5-2025-08-07", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}});
     let (seen, end) = through(OpenAIChat, true, &[chunks(&[filters.clone(), text.clone(), usage]).as_bytes()]);
-    assert_eq!(seen, chunks(&[filters, text]));
+    assert_eq!(seen, chunks(&[filters, text]).replace(",\"usage\":null", ""));
     let reported = end.reported.expect("figures");
     assert_eq!((reported.usage.output, reported.model.as_deref()), (2, Some("gpt-5-2025-08-07")));
     let (seen, _) = through(OpenAIChat, true, &[chunks(std::slice::from_ref(&filtered)).as_bytes()]);
@@ -530,7 +530,7 @@ fn usage_on_every_chunk_is_the_callers_and_the_last_one_holds() {
 fn an_empty_chunk_without_usage_is_not_hidden() {
     let all = [json!({"model": "m", "choices": []}), json!({"choices": [], "usage": null}), json!({"choices": [], "usage": {}})];
     let (seen, end) = through(OpenAIChat, true, &[chunks(&all).as_bytes()]);
-    assert_eq!((seen, end.reported, end.complete), (chunks(&all), None, true));
+    assert_eq!((seen, end.reported, end.complete), (chunks(&all).replace(",\"usage\":null", ""), None, true));
 }
 
 #[test]

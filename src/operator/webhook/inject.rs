@@ -45,6 +45,17 @@ pub struct SidecarSettings {
     pub operator_url: String,
     /// `None`: no collector is told of calls.
     pub otlp: Option<OtlpSettings>,
+    pub network: NetworkSettings,
+}
+
+/// The way of the sidecars to providers; what is empty is left out.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkSettings {
+    pub https_proxy: String,
+    pub http_proxy: String,
+    pub no_proxy: String,
+    /// PEM of certificate authorities beside the system's.
+    pub upstream_ca: String,
 }
 
 /// The OpenTelemetry collector of the sidecars.
@@ -235,6 +246,10 @@ fn sidecar(settings: &SidecarSettings, ca: &str) -> Value {
 fn environment(settings: &SidecarSettings, ca: &str) -> Vec<Value> {
     let variable = |name: &str, value: &str| json!({"name": name, "value": value});
     let mut environment = vec![variable("SPENDKEEPER_OPERATOR", &settings.operator_url), variable("SPENDKEEPER_CA", ca)];
+    let NetworkSettings { https_proxy, http_proxy, no_proxy, upstream_ca } = &settings.network;
+    let network =
+        [("HTTPS_PROXY", https_proxy), ("HTTP_PROXY", http_proxy), ("NO_PROXY", no_proxy), ("SPENDKEEPER_UPSTREAM_CA", upstream_ca)];
+    environment.extend(network.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| variable(name, value)));
     if let Some(otlp) = &settings.otlp {
         // Before the variable that refers to it.
         if otlp.endpoint.contains("$(HOST_IP)") {

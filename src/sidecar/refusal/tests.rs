@@ -16,6 +16,7 @@ fn snapshot(split_by: Option<Dimension>, window: Window) -> Snapshot {
         enforcement: Enforcement::Block,
         on_ledger_unavailable: Default::default(),
         unpriced_models: Default::default(),
+        reservation: Default::default(),
         runaway: None,
     };
     Snapshot::new(Policy { budgets: vec![budget], ..Policy::default() }, &[]).unwrap()

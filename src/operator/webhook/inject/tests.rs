@@ -9,6 +9,7 @@ fn settings() -> SidecarSettings {
         memory_limit: "64Mi".into(),
         operator_url: "https://spendkeeper-operator.spendkeeper-system.svc:9443".into(),
         otlp: None,
+        network: NetworkSettings::default(),
     }
 }
 
@@ -176,4 +177,22 @@ fn a_sidecar_is_told_of_the_collector_only_where_there_is_one() {
     // Kubernetes puts in only what stands before.
     assert!(position("HOST_IP") < position("SPENDKEEPER_OTLP_ENDPOINT"));
     assert_eq!(variables[position("SPENDKEEPER_OTLP_SAMPLE_RATIO")]["value"], "0.25");
+}
+
+#[test]
+fn the_sidecar_goes_to_providers_by_the_ways_that_the_operator_names_and_no_app_is_told_of_them() {
+    const NAMES: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SPENDKEEPER_UPSTREAM_CA"];
+    let named = |network: NetworkSettings| {
+        let environment = environment(&SidecarSettings { network, ..settings() }, "CA");
+        let found = environment.iter().filter_map(|e| Some((e["name"].as_str()?.to_owned(), e["value"].as_str()?.to_owned())));
+        found.filter(|(name, _)| NAMES.contains(&name.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(named(NetworkSettings::default()), Vec::new());
+    let some = NetworkSettings { https_proxy: "http://proxy:3128".into(), upstream_ca: "PEM".into(), ..NetworkSettings::default() };
+    let expected = [("HTTPS_PROXY", "http://proxy:3128"), ("SPENDKEEPER_UPSTREAM_CA", "PEM")];
+    assert_eq!(named(some.clone()), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let injection = inject(&typed(&plain()), &SidecarSettings { network: some, ..settings() }, "CA").expect("an injection");
+    let of_apps =
+        injection.patch.iter().filter(|operation| operation["path"].as_str().is_some_and(|path| path.starts_with("/spec/containers")));
+    assert!(of_apps.into_iter().all(|operation| !operation.to_string().contains("PROXY")));
 }
