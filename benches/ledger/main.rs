@@ -168,7 +168,7 @@ fn append(path: &Path, callers: usize) -> Result<Turn> {
 }
 
 async fn on_ledger(address: &str, operation: Operation, callers: usize) -> Result<Turn> {
-    let ledger = spendkeeper::ledger::open(address, None).await?;
+    let ledger = spendkeeper::ledger::open(address, Default::default()).await?;
     let mut prepared = Vec::with_capacity(callers);
     for number in 0..callers {
         let mut caller = Caller { holder: HolderId(format!("pod-{number}")), lease: LeaseId(format!("lease-{number}")), seq: 0 };

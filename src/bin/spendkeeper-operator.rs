@@ -129,7 +129,7 @@ struct Running {
 
 impl Running {
     async fn start(args: &RunArgs, client: Client, readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> anyhow::Result<Running> {
-        let ledger = ledger::open(&args.ledger, args.ledger_ca.as_deref()).await?;
+        let ledger = ledger::open(&args.ledger, args.ledger_options()).await?;
         readiness.met(Need::Ledger);
         let mut background = JoinSet::new();
         let mut servers = JoinSet::new();

@@ -20,14 +20,16 @@ pub mod postgres;
 pub mod query;
 mod queue;
 pub mod sqlite;
+mod usage;
 
 #[cfg(test)]
 mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::core::amount::Amount;
@@ -132,16 +134,36 @@ pub trait Ledger: Send + Sync {
     async fn close(&self);
 }
 
-/// Opens the ledger at `address`: a `postgres://` URL, or the path of an SQLite file. `ca` is a file (PEM) of the authorities that may
-/// vouch for the database's certificate; without it, the machine's.
+/// What is settled for a ledger when it is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A file (PEM) of the authorities that may vouch for the database's certificate; without it, the machine's.
+    pub ca: Option<PathBuf>,
+    /// How long single calls are kept; without it, for ever. Their sums by hour always are.
+    pub keep_calls: Option<Duration>,
+}
+
+impl Options {
+    /// Calls from before may be deleted: whole hours, so that what their sums hold is not summed anew from a part of them.
+    fn delete_before(&self, now_ms: i64) -> Option<i64> {
+        let keep_ms = i64::try_from(self.keep_calls?.as_millis()).unwrap_or(i64::MAX);
+        Some(usage::hour_of(now_ms.saturating_sub(keep_ms)))
+    }
+}
+
+/// How often a writer that works looks for calls to delete, and how many it deletes in one transaction at most.
+const PRUNE_EVERY: Duration = Duration::from_secs(10);
+const PRUNED: i64 = 1_000;
+
+/// Opens the ledger at `address`: a `postgres://` URL, or the path of an SQLite file.
 ///
 /// # Errors
 /// When it cannot be used, or was written by a newer release.
-pub async fn open(address: &str, ca: Option<&Path>) -> Result<Arc<dyn Ledger>, LedgerError> {
+pub async fn open(address: &str, options: Options) -> Result<Arc<dyn Ledger>, LedgerError> {
     if ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme)) {
-        return Ok(Arc::new(postgres::PostgresLedger::open(address, ca).await?));
+        return Ok(Arc::new(postgres::PostgresLedger::open(address, options).await?));
     }
-    Ok(Arc::new(sqlite::SqliteLedger::open(Path::new(address))?))
+    Ok(Arc::new(sqlite::SqliteLedger::open_with(Path::new(address), options)?))
 }
 
 /// Why the ledger did not do what it was asked.

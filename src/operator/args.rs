@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::certs;
 use super::webhook::inject::{NetworkSettings, OtlpSettings, SidecarSettings};
+use crate::ledger;
 
 /// Spendkeeper's operator: budgets, routes and allocations of AI tokens on Kubernetes.
 #[derive(Debug, Parser)]
@@ -67,6 +68,9 @@ pub struct RunArgs {
     /// Certificates (PEM) of the authorities that vouch for the ledger's database; without them, the machine's.
     #[arg(long, env = "SPENDKEEPER_LEDGER_CA")]
     pub ledger_ca: Option<PathBuf>,
+    /// How many days the ledger keeps single calls; 0 for ever. Their sums by hour, which reports and statuses are made of, it always keeps.
+    #[arg(long, env = "SPENDKEEPER_KEEP_CALLS_DAYS", default_value_t = 35)]
+    pub keep_calls_days: u32,
 
     /// Where health and metrics are served (HTTP).
     #[arg(long, env = "SPENDKEEPER_HTTP_LISTEN", default_value = "0.0.0.0:8080")]
@@ -147,6 +151,11 @@ impl RunArgs {
     /// Who this process is among candidates for leadership.
     pub fn identity(&self) -> String {
         self.pod_name.clone().unwrap_or_else(|| format!("{}-{}", self.service, uuid::Uuid::new_v4()))
+    }
+
+    pub fn ledger_options(&self) -> ledger::Options {
+        let keep_calls = (self.keep_calls_days > 0).then(|| Duration::from_hours(24 * u64::from(self.keep_calls_days)));
+        ledger::Options { ca: self.ledger_ca.clone(), keep_calls }
     }
 
     pub fn kubelet_interval(&self) -> Duration {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::ledger::query::{CallQuery, LimitBalance};
-use crate::ledger::{Decision, Entry, Ledger, LedgerError};
+use crate::ledger::{Decision, Entry, Ledger, LedgerError, usage};
 
 /// A ledger, and what a promise asks of it.
 struct Bench<H> {
@@ -217,6 +217,59 @@ pub async fn calls_add_up_exactly_by_their_dimensions<H: Home>() {
     let totals = bench.ledger.totals(&CallQuery { from_ms: 0, to_ms: i64::MAX, route: Some("shop/models".into()) }).await.expect("totals");
     assert_eq!(totals.len(), 1);
     assert_eq!((totals[0].calls, totals[0].cost, totals[0].usage.total()), (3, PicoUsd(cost * 3), 45));
+}
+
+/// Calls at any time of six hours: some end, some are given up for lost, and of those the end of some becomes known later.
+pub async fn sums_over_any_stretch_are_those_of_its_calls<H: Home>() {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    const SPAN_MS: i64 = 6 * usage::HOUR_MS;
+
+    let bench = Bench::<H>::new().await;
+    let mut runner = proptest::test_runner::TestRunner::default();
+    let calls = proptest::collection::vec((0..SPAN_MS, 0..4_u8, 0..3_u8, 0..SPAN_MS), 60..61);
+    let (mut events, mut expected) = (Vec::new(), Vec::new());
+    for (n, (at_ms, kind, model, later_ms)) in calls.new_tree(&mut runner).expect("calls").current().into_iter().enumerate() {
+        let call = |outcome, cost| {
+            let mut record = Arc::unwrap_or_clone(record(&format!("c{n}"), cost, outcome));
+            (record.model, record.route) = (format!("model-{model}"), if model == 0 { String::new() } else { "shop/models".into() });
+            Arc::new(record)
+        };
+        let (lost, ended) = (call(CallOutcome::Unknown, 9_000_000_000_000_123_457), call(CallOutcome::Completed, 7));
+        let (was_lost, was_ended) = (kind > 0, kind != 1);
+        let ended_ms = if was_lost { at_ms.max(later_ms) } else { at_ms };
+        if was_lost {
+            events.push((at_ms, 0, n, Arc::clone(&lost)));
+        }
+        if was_ended {
+            events.push((ended_ms, 1, n, Arc::clone(&ended)));
+        }
+        expected.push(if was_ended { (ended, ended_ms) } else { (lost, at_ms) });
+    }
+    events.sort_by_key(|(at_ms, step, n, _)| (*at_ms, *step, *n));
+    for (at_ms, step, n, record) in events {
+        let pod = holder(&format!("pod-{n}"));
+        let terms = vec![limit("shop/b/l", 1)];
+        if step == 0 {
+            let (call, reserved, draft) = (record.id.clone(), record.reserved, Some(record));
+            let opened = Entry::Opened { call, lease: None, reserved, draft, unleased: terms };
+            bench.ledger.report(&pod, vec![opened], at_ms).await.expect("reported");
+            bench.ledger.holder_gone(&pod, at_ms).await.expect("reconciled");
+        } else {
+            let settled = Entry::Settled { record, lease: None, unleased: terms };
+            bench.ledger.report(&pod, vec![settled], at_ms).await.expect("reported");
+        }
+    }
+    let stretches = (0..SPAN_MS, 0..SPAN_MS, proptest::bool::ANY);
+    for _ in 0..40 {
+        let (one, other, of_route) = stretches.new_tree(&mut runner).expect("a stretch").current();
+        let (from_ms, to_ms) = (one.min(other), one.max(other));
+        let route = of_route.then(|| "shop/models".to_owned());
+        let within =
+            expected.iter().filter(|(record, at_ms)| (from_ms..to_ms).contains(at_ms) && route.as_ref().is_none_or(|r| *r == record.route));
+        let calls = usage::together(within.map(|(record, at_ms)| usage::of_call(record, *at_ms)));
+        assert_eq!(bench.ledger.totals(&CallQuery { from_ms, to_ms, route }).await.expect("totals"), calls, "{from_ms} to {to_ms}");
+    }
 }
 
 pub use super::model::every_history_agrees_with_the_model_and_nothing_is_overspent;

@@ -4,6 +4,7 @@
 //! writes what changed. Why locks, and what of SQL is used: `docs/decisions/0020-postgresql.md`.
 
 mod connect;
+mod hours;
 mod load;
 mod read;
 mod save;
@@ -13,7 +14,6 @@ mod statements;
 mod tests;
 mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tokio_postgres::Client;
 
 use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 use super::queue::Queue;
-use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Reconciled};
+use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Options, Reconciled};
 use crate::core::limit::LimitTerms;
 use connect::{Database, Failure, LONG};
 use writer::Writer;
@@ -45,12 +45,11 @@ pub struct PostgresLedger {
 
 impl PostgresLedger {
     /// Opens the ledger at `url` (`postgres://user:password@host:port/database?…`), and creates its tables or brings them up to date.
-    /// Certificates are verified by the machine's authorities, or by those in the file `ca` (PEM).
     ///
     /// # Errors
     /// When the database cannot be used, or was written by a newer release.
-    pub async fn open(url: &str, ca: Option<&Path>) -> Result<PostgresLedger, LedgerError> {
-        let database = Database::parse(url, ca)?;
+    pub async fn open(url: &str, options: Options) -> Result<PostgresLedger, LedgerError> {
+        let database = Database::parse(url, options.ca.as_deref())?;
         let unusable = |failure: Failure| match LedgerError::from(failure) {
             LedgerError::Unreachable(reason) | LedgerError::Storage(reason) => LedgerError::Open { path: database.name.clone(), reason },
             error => error,
@@ -65,7 +64,7 @@ impl PostgresLedger {
         }
         let (queue, requests) = Queue::new();
         let (changed, changes) = watch::channel(0);
-        let writer = tokio::spawn(Writer::new(database.clone()).run(requests, changed));
+        let writer = tokio::spawn(Writer::new(database.clone(), options).run(requests, changed));
         let (reader, writer) = (Mutex::new(Some(Arc::new(client))), Mutex::new(Some(writer)));
         Ok(PostgresLedger { queue, database, reader, changes, writer })
     }

@@ -3,17 +3,17 @@
 use tokio_postgres::{Client, Row};
 
 use super::connect::Failure;
-use super::load;
+use super::{hours, load};
 use crate::core::dimensions::Origin;
 use crate::core::limit::{LimitKey, LimitTerms};
 use crate::core::money::PicoUsd;
 use crate::core::usage::Usage;
-use crate::ledger::HolderId;
 use crate::ledger::columns::{to_count, to_dimensions, to_outcome, to_tier};
 use crate::ledger::encoded::integer;
 use crate::ledger::machine::rows::{counted_buckets, held_account};
 use crate::ledger::machine::{AccountKey, Rows};
 use crate::ledger::query::{CallQuery, CallTotals, LimitBalance, MAX_SPLITS, OutcomeCount};
+use crate::ledger::{HolderId, usage};
 
 pub async fn holders(client: &Client) -> Result<Vec<HolderId>, Failure> {
     const SQL: &str =
@@ -54,14 +54,25 @@ async fn balance(client: &Client, terms: &LimitTerms, key: LimitKey, now_ms: i64
 }
 
 pub async fn totals(client: &Client, query: &CallQuery) -> Result<Vec<CallTotals>, Failure> {
+    let stretch = usage::stretch(query.from_ms, query.to_ms);
+    let mut sums = hours::read(client, stretch.hours).await?;
+    for (from_ms, to_ms) in stretch.ends {
+        sums.extend(totals_of_calls(client, from_ms, to_ms).await?);
+    }
+    sums.retain(|totals| query.route.as_ref().is_none_or(|route| *route == totals.route));
+    Ok(usage::together(sums))
+}
+
+/// The same, from single calls.
+pub async fn totals_of_calls(client: &Client, from_ms: i64, to_ms: i64) -> Result<Vec<CallTotals>, Failure> {
     const SQL: &str = "SELECT namespace, workload, feature, team, process, agent, session, route, backend, shared, requested_model, model,
           requested_tier, tier, needed_tier, outcome,
           count(*), sum(input)::bigint, sum(cached_read)::bigint, sum(cache_write)::bigint, sum(cache_write_long)::bigint, sum(output)::bigint,
           sum(audio_input)::bigint, sum(image_input)::bigint, sum(audio_output)::bigint, sum(image_output)::bigint, sum(web_searches)::bigint,
           sum(cost)::text, sum(bytes)::bigint, sum(duration_ms)::bigint, min(at_ms), max(at_ms)
-        FROM calls WHERE at_ms >= $1 AND at_ms < $2 AND ($3::text IS NULL OR route = $3)
+        FROM calls WHERE at_ms >= $1 AND at_ms < $2
         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16";
-    client.query(SQL, &[&query.from_ms, &query.to_ms, &query.route]).await?.iter().map(total).collect()
+    client.query(SQL, &[&from_ms, &to_ms]).await?.iter().map(total).collect()
 }
 
 fn total(row: &Row) -> Result<CallTotals, Failure> {

@@ -12,6 +12,7 @@ use crate::core::call::CallId;
 use crate::ledger::columns::{NUMBERS, TEXTS, dimensions, numbers, texts};
 use crate::ledger::encoded::encode;
 use crate::ledger::machine::{Account, Booking, Change, Ended, Rows};
+use crate::ledger::usage;
 
 /// What is added to a table, and what is changed or deleted in it, as one array a column.
 struct Writes {
@@ -27,6 +28,7 @@ struct Writes {
     replaced_calls: Columns,
     new_calls: Columns,
     new_outcomes: Columns,
+    hours: Columns,
 }
 
 /// Writes all of it and ends the transaction. `tick` is the clock, when it is time to write it down; leases that were empty
@@ -40,6 +42,7 @@ pub async fn all(
     forget_ms: Option<i64>,
 ) -> Result<(), Failure> {
     let writes = Writes::of(rows, books)?;
+    let anew = hours_to_sum_anew(client, statements, books).await?;
     // In this order; should one fail, the server makes the commit a roll-back, and the failure is what is returned.
     futures::try_join!(
         writes.new_leases.send(client, &statements.new_leases),
@@ -54,6 +57,9 @@ pub async fn all(
         writes.replaced_calls.send(client, &statements.replaced_calls),
         writes.new_calls.send(client, &statements.new_calls),
         writes.new_outcomes.send(client, &statements.new_outcomes),
+        writes.hours.send(client, &statements.add_hours),
+        anew.send(client, &statements.delete_hours),
+        anew.send(client, &statements.sum_hours),
         at(client, &statements.forget, forget_ms),
         at(client, &statements.tick, tick),
         async { Ok(client.batch_execute("COMMIT").await?) },
@@ -205,8 +211,37 @@ impl Writes {
             replaced_calls,
             new_calls,
             new_outcomes,
+            hours: by_hour(books)?,
         })
     }
+}
+
+fn by_hour(books: &[Booking]) -> Result<Columns, Failure> {
+    let mut columns = Columns::default();
+    for ((hour, group), sum) in usage::by_hour(books)? {
+        let first: [Value; 3] = [hour.into(), group.into(), sum.cost.0.into()];
+        let times: [Value; 2] = [sum.first_ms.into(), sum.last_ms.into()];
+        columns.push(first.into_iter().chain(usage::counts(&sum).map(Value::from)).chain(times));
+    }
+    Ok(columns)
+}
+
+/// The hours in which a call is replaced; seldom any.
+async fn hours_to_sum_anew(client: &Client, statements: &Statements, books: &[Booking]) -> Result<Columns, Failure> {
+    let mut hours = usage::hours_of_replaced(books);
+    if !hours.is_empty() {
+        let replaced = books.iter().filter_map(|booking| match booking {
+            Booking::Call { record, replaces: true, .. } => Some(record.id.0.as_str()),
+            _ => None,
+        });
+        let replaced: Vec<&str> = replaced.collect();
+        for row in &client.query(&statements.times_of_calls, &[&replaced]).await? {
+            hours.insert(usage::hour_of(row.try_get(0)?));
+        }
+    }
+    let mut columns = Columns::default();
+    hours.into_iter().for_each(|hour| columns.push([hour.into()]));
+    Ok(columns)
 }
 
 fn amounts(amount: Amount) -> [Value; 3] {

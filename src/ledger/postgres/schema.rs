@@ -6,12 +6,13 @@
 use tokio_postgres::Client;
 
 use super::connect::Failure;
+use super::hours;
 use crate::ledger::LedgerError;
 use crate::ledger::columns::{NUMBERS, TEXTS};
 
 /// One script for each schema version; a database at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 1] {
-    [first()]
+fn migrations() -> [String; 2] {
+    [first(), hours::schema()]
 }
 
 fn first() -> String {

@@ -4,7 +4,9 @@
 use tokio_postgres::{Client, Statement};
 
 use super::connect::Failure;
+use super::hours;
 use crate::ledger::columns::{NUMBERS, TEXTS};
+use crate::ledger::usage::HOUR_MS;
 
 const LEASES: &str = "SELECT lease, holder, seq, answer, limits, touched_ms, usd::text, tokens, requests,
     reserved_usd::text, reserved_tokens, reserved_requests FROM leases WHERE lease = ANY($1::text[]) OR holder = ANY($2::text[])
@@ -82,6 +84,10 @@ pub struct Statements {
     pub replaced_calls: Statement,
     pub new_calls: Statement,
     pub new_outcomes: Statement,
+    pub add_hours: Statement,
+    pub times_of_calls: Statement,
+    pub delete_hours: Statement,
+    pub sum_hours: Statement,
     pub forget: Statement,
 }
 
@@ -114,6 +120,10 @@ impl Statements {
             replaced_calls: client.prepare("DELETE FROM calls WHERE id = ANY($1::text[])").await?,
             new_calls: client.prepare(&new_calls).await?,
             new_outcomes: client.prepare(NEW_OUTCOMES).await?,
+            add_hours: client.prepare(&hours::add()).await?,
+            times_of_calls: client.prepare("SELECT at_ms FROM calls WHERE id = ANY($1::text[])").await?,
+            delete_hours: client.prepare("DELETE FROM usage_hours WHERE hour = ANY($1::bigint[])").await?,
+            sum_hours: client.prepare(&hours::summed_up(&format!("at_ms - at_ms % {HOUR_MS} = ANY($1::bigint[])"))).await?,
             forget: client.prepare(FORGET).await?,
         })
     }

@@ -52,7 +52,7 @@ impl Schema {
     }
 
     async fn replica(&self) -> Arc<PostgresLedger> {
-        Arc::new(PostgresLedger::open(&self.url(), None).await.expect("a ledger"))
+        Arc::new(PostgresLedger::open(&self.url(), Options::default()).await.expect("a ledger"))
     }
 }
 
@@ -244,6 +244,6 @@ async fn a_database_from_a_newer_release_is_refused() {
     let schema = Schema::new().await;
     schema.replica().await.close().await;
     schema.execute("UPDATE ledger_version SET version = 99").await;
-    let newer = PostgresLedger::open(&schema.url(), None).await.err();
+    let newer = PostgresLedger::open(&schema.url(), Options::default()).await.err();
     assert!(matches!(newer, Some(LedgerError::NewerSchema { found: 99, .. })), "{newer:?}");
 }

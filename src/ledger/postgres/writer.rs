@@ -17,10 +17,10 @@ use tokio_postgres::Client;
 
 use super::connect::{Database, Failure};
 use super::statements::Statements;
-use super::{load, save};
-use crate::ledger::LedgerError;
+use super::{hours, load, save};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
+use crate::ledger::{LedgerError, Options, PRUNE_EVERY, PRUNED};
 
 /// Whoever has waited for so long without the database is told so: short enough for `onLedgerUnavailable` to decide in time.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -41,6 +41,7 @@ struct Session {
 
 pub struct Writer {
     database: Database,
+    options: Options,
     session: Option<Session>,
     /// Ledger time as this replica has seen it, and as it last wrote it down.
     seen_ms: i64,
@@ -48,14 +49,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(database: Database) -> Writer {
-        Writer { database, session: None, seen_ms: i64::MIN, written_ms: i64::MIN }
+    pub fn new(database: Database, options: Options) -> Writer {
+        Writer { database, options, session: None, seen_ms: i64::MIN, written_ms: i64::MIN }
     }
 
     /// Serves requests until every sender is gone.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Asked>, changed: watch::Sender<u64>) {
         let mut waiting: VecDeque<Asked> = VecDeque::new();
-        let mut pause = PAUSES.0;
+        let (mut pause, mut pruned) = (PAUSES.0, Instant::now());
         loop {
             if waiting.is_empty() {
                 let mut batch = Vec::with_capacity(BATCH);
@@ -69,6 +70,10 @@ impl Writer {
                 Ok(()) => {
                     pause = PAUSES.0;
                     changed.send_modify(|count| *count += 1);
+                    if pruned.elapsed() >= PRUNE_EVERY {
+                        self.prune().await;
+                        pruned = Instant::now();
+                    }
                 }
                 Err((batch, reason)) => {
                     batch.into_iter().rev().for_each(|asked| waiting.push_front(asked));
@@ -147,6 +152,15 @@ impl Writer {
         self.seen_ms = rows.seen_ms;
         self.written_ms = tick.unwrap_or(self.written_ms);
         Ok(answers)
+    }
+
+    /// Deletes some calls that need not be kept any more. What is left is for the next time, and so is a failure.
+    async fn prune(&mut self) {
+        let (Some(before_ms), Some(session)) = (self.options.delete_before(self.seen_ms), &self.session) else { return };
+        if let Ok(Err(failure)) = timeout(ATTEMPT, hours::prune(&session.client, before_ms, PRUNED)).await {
+            let error = LedgerError::from(failure);
+            tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
+        }
     }
 
     /// False when that cannot be done, so that the connection is of no use any more.

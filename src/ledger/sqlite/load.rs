@@ -46,7 +46,8 @@ pub fn rows<'a>(connection: &Connection, requests: impl Iterator<Item = &'a Requ
     Ok(rows)
 }
 
-fn clock(connection: &Connection) -> Result<i64, LedgerError> {
+/// Ledger time, as it was last written down.
+pub fn clock(connection: &Connection) -> Result<i64, LedgerError> {
     Ok(connection.prepare_cached("SELECT seen_ms FROM clock")?.query_row([], |row| row.get(0))?)
 }
 

@@ -4,6 +4,7 @@
 //! what changed. Each answers only after its transaction is on disk.
 
 mod calls;
+mod hours;
 mod load;
 mod read;
 mod row;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 
 use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 use super::queue::Queue;
-use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Reconciled};
+use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Options, Reconciled};
 use crate::core::limit::LimitTerms;
 
 /// The SQLite adapter of the [`Ledger`] port.
@@ -39,6 +40,14 @@ impl SqliteLedger {
     /// # Errors
     /// When the file cannot be used, or was written by a newer release.
     pub fn open(path: &Path) -> Result<SqliteLedger, LedgerError> {
+        SqliteLedger::open_with(path, Options::default())
+    }
+
+    /// The same, with `options` other than that everything is kept for ever.
+    ///
+    /// # Errors
+    /// As [`SqliteLedger::open`].
+    pub fn open_with(path: &Path, options: Options) -> Result<SqliteLedger, LedgerError> {
         let name = path.display().to_string();
         let unusable = |reason: String| LedgerError::Open { path: name.clone(), reason };
         if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
@@ -53,7 +62,7 @@ impl SqliteLedger {
         let (changed, changes) = watch::channel(0);
         let writer = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || writer::run(writer, requests, &changed))
+            .spawn(move || writer::run(writer, requests, &changed, &options))
             .map_err(|e| unusable(e.to_string()))?;
         Ok(SqliteLedger { queue, reader: Arc::new(Mutex::new(reader)), changes, writer: Mutex::new(Some(writer)) })
     }

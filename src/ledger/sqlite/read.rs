@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::load;
 use super::row::not_text;
+use super::{hours, load};
 use crate::core::dimensions::{Dimensions, Origin};
 use crate::core::limit::{LimitKey, LimitTerms};
 use crate::core::money::PicoUsd;
@@ -14,7 +14,7 @@ use crate::ledger::machine::Rows;
 use crate::ledger::machine::rows::{counted_buckets, held_account};
 use crate::ledger::machine::touch::Accounts;
 use crate::ledger::query::{CallQuery, CallTotals, LimitBalance, MAX_SPLITS, OutcomeCount};
-use crate::ledger::{HolderId, LedgerError};
+use crate::ledger::{HolderId, LedgerError, usage};
 
 pub fn holders(connection: &Connection) -> Result<Vec<HolderId>, LedgerError> {
     const SQL: &str = "SELECT holder FROM leases WHERE usd <> '0' OR tokens <> 0 OR requests <> 0 UNION SELECT holder FROM open_calls";
@@ -53,15 +53,26 @@ fn balance(connection: &Connection, terms: &LimitTerms, key: LimitKey, now_ms: i
 }
 
 pub fn totals(connection: &Connection, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError> {
+    let stretch = usage::stretch(query.from_ms, query.to_ms);
+    let mut sums = hours::read(connection, stretch.hours)?;
+    for (from_ms, to_ms) in stretch.ends {
+        sums.extend(totals_of_calls(connection, from_ms, to_ms)?);
+    }
+    sums.retain(|totals| query.route.as_ref().is_none_or(|route| *route == totals.route));
+    Ok(usage::together(sums))
+}
+
+/// The same, from single calls.
+pub fn totals_of_calls(connection: &Connection, from_ms: i64, to_ms: i64) -> Result<Vec<CallTotals>, LedgerError> {
     const SQL: &str = "SELECT namespace, workload, feature, team, process, agent, session, route, backend, shared, requested_model, model,
           requested_tier, tier, needed_tier, outcome,
           count(*), sum(input), sum(cached_read), sum(cache_write), sum(cache_write_long), sum(output),
           sum(cost_micro), sum(cost_pico), sum(bytes), sum(duration_ms), min(at_ms), max(at_ms),
           sum(audio_input), sum(image_input), sum(audio_output), sum(image_output), sum(web_searches)
-        FROM calls WHERE at_ms >= ?1 AND at_ms < ?2 AND (?3 IS NULL OR route = ?3)
+        FROM calls WHERE at_ms >= ?1 AND at_ms < ?2
         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16";
     let mut statement = connection.prepare_cached(SQL)?;
-    let mut rows = statement.query(params![query.from_ms, query.to_ms, query.route])?;
+    let mut rows = statement.query([from_ms, to_ms])?;
     let mut totals = Vec::new();
     while let Some(row) = rows.next()? {
         totals.push(total(row)?);

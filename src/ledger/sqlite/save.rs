@@ -1,13 +1,13 @@
 //! Writes what a batch of requests changed: each row once, however many requests changed it.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::calls;
+use super::{calls, hours};
 use crate::core::call::CallId;
 use crate::core::lease::LeaseId;
-use crate::ledger::LedgerError;
 use crate::ledger::encoded::encode;
 use crate::ledger::machine::{Account, AccountKey, Booking, Change, Ended, Lease, OpenCall, Rows};
+use crate::ledger::{LedgerError, usage};
 
 pub fn clock(connection: &Connection, seen_ms: i64) -> Result<(), LedgerError> {
     connection.prepare_cached("UPDATE clock SET seen_ms = ?1")?.execute([seen_ms])?;
@@ -124,13 +124,21 @@ fn account(connection: &Connection, key: &AccountKey, change: Change<'_, Account
 }
 
 pub fn bookings(connection: &Connection, books: &[Booking]) -> Result<(), LedgerError> {
+    let mut anew = usage::hours_of_replaced(books);
     for booking in books {
         match booking {
-            Booking::Call { record, holder, at_ms, replaces: _ } => calls::insert(connection, holder, record, *at_ms)?,
+            Booking::Call { record, holder, at_ms, replaces } => {
+                if *replaces {
+                    let mut replaced = connection.prepare_cached("SELECT at_ms FROM calls WHERE id = ?1")?;
+                    anew.extend(replaced.query_row([&record.id.0], |row| row.get(0)).optional()?.map(usage::hour_of));
+                }
+                calls::insert(connection, holder, record, *at_ms)?;
+            }
             Booking::Outcome { .. } => calls::insert_outcome(connection, booking)?,
         }
     }
-    Ok(())
+    hours::add(connection, &usage::by_hour(books)?)?;
+    hours::sum_anew(connection, &anew)
 }
 
 /// Drops leases that have been empty since before `before_ms`.

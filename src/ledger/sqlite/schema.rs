@@ -2,11 +2,13 @@
 
 use rusqlite::Connection;
 
-use super::save;
+use super::{hours, save};
 use crate::ledger::LedgerError;
 
 /// One script for each schema version; a file at version `n` is brought up to date by those from index `n` on.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+fn migrations() -> [String; 4] {
+    [V1.to_owned(), V2.to_owned(), V3.to_owned(), hours::schema()]
+}
 
 /// Amounts that may exceed 64 bits (sums of pico-dollars) are decimal text and added up in Rust. A single call's cost is
 /// kept as whole micro-dollars and the pico-dollars beyond, so that SQL sums are exact and cannot overflow.
@@ -116,11 +118,12 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), LedgerErro
     connection.pragma_update(None, "synchronous", "FULL").map_err(unusable)?;
     settle_down(connection).map_err(unusable)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
-    let known = MIGRATIONS.len() as i64;
+    let migrations = migrations();
+    let known = migrations.len() as i64;
     if found > known {
         return Err(LedgerError::NewerSchema { path: path.to_owned(), found, known });
     }
-    for (index, script) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+    for (index, script) in migrations.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         let transaction = connection.transaction().map_err(unusable)?;
         transaction.execute_batch(script).map_err(unusable)?;
         transaction.pragma_update(None, "user_version", index as i64 + 1).map_err(unusable)?;

@@ -1,7 +1,9 @@
 //! The promises of the port, kept on a file.
 
 use super::*;
-use crate::ledger::conformance::{Home, keeps_promises};
+use crate::core::call::CallOutcome;
+use crate::ledger::conformance::{Home, holder, keeps_promises, record};
+use crate::ledger::usage::HOUR_MS;
 
 struct Directory(tempfile::TempDir);
 
@@ -25,4 +27,41 @@ async fn a_file_from_a_newer_release_is_refused() {
     let path = home.0.path().join("ledger.db");
     Connection::open(&path).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("a version");
     assert!(matches!(SqliteLedger::open(&path), Err(LedgerError::NewerSchema { found: 99, .. })));
+}
+
+async fn report(ledger: &dyn Ledger, call: &str, at_ms: i64) {
+    let entry = Entry::Settled { record: record(call, 5, CallOutcome::Completed), lease: None, unleased: vec![] };
+    ledger.report(&holder("pod"), vec![entry], at_ms).await.expect("reported");
+}
+
+#[tokio::test]
+async fn sums_stay_when_the_calls_are_deleted() {
+    let home = Directory::new().await;
+    let ledger = home.open().await;
+    for hour in 0..4 {
+        report(ledger.as_ref(), &format!("c{hour}"), hour * HOUR_MS + 7).await;
+    }
+    let query = CallQuery { from_ms: 0, to_ms: 4 * HOUR_MS, route: None };
+    let before = ledger.totals(&query).await.expect("totals");
+    assert_eq!(before[0].calls, 4);
+    let connection = Connection::open(home.0.path().join("ledger.db")).expect("a connection");
+    let pruned = |most| hours::prune(&connection, 3 * HOUR_MS, most).expect("deleted");
+    assert_eq!((pruned(2), pruned(2), pruned(2)), (2, 1, 0));
+    assert_eq!(ledger.totals(&query).await.expect("totals"), before);
+    assert_eq!(ledger.totals(&CallQuery { from_ms: 3 * HOUR_MS + 1, ..query }).await.expect("totals")[0].calls, 1, "an hour that is kept");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_made_while_the_ledger_works_is_whole() {
+    let (home, copy) = (Directory::new().await, Directory::new().await);
+    let ledger = home.open().await;
+    report(ledger.as_ref(), "before", 1).await;
+    let online = Connection::open(home.0.path().join("ledger.db")).expect("a connection");
+    online.execute("VACUUM INTO ?1", [copy.0.path().join("ledger.db").display().to_string()]).expect("a copy");
+    report(ledger.as_ref(), "after", 2).await;
+    let query = CallQuery { from_ms: 0, to_ms: i64::MAX, route: None };
+    let calls = |totals: Vec<CallTotals>| totals.iter().map(|t| t.calls).sum::<u64>();
+    let restored = copy.open().await;
+    assert_eq!(calls(restored.totals(&query).await.expect("totals")), 1);
+    assert_eq!(calls(ledger.totals(&query).await.expect("totals")), 2);
 }

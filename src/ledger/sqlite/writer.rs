@@ -1,19 +1,26 @@
 //! The thread that owns the writing connection: takes what is queued, carries it out in one transaction, then answers.
 
+use std::time::Instant;
+
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, watch};
 
-use super::{load, save};
-use crate::ledger::LedgerError;
+use super::{hours, load, save};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
+use crate::ledger::{LedgerError, Options, PRUNE_EVERY, PRUNED};
 
 /// Serves requests until every sender is gone.
-pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>) {
+pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>, options: &Options) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut pruned = Instant::now();
     while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
         serve(&mut connection, std::mem::take(&mut batch));
         changed.send_modify(|count| *count += 1);
+        if pruned.elapsed() >= PRUNE_EVERY {
+            prune(&mut connection, options);
+            pruned = Instant::now();
+        }
     }
     // Leaves one file behind rather than three.
     let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
@@ -30,6 +37,20 @@ fn serve(connection: &mut Connection, batch: Vec<Asked>) {
             }
         }
         answers => answer_all(batch, answers),
+    }
+}
+
+/// Deletes some calls that need not be kept any more. What is left is for the next time, and so is a failure.
+fn prune(connection: &mut Connection, options: &Options) {
+    let mut some = || -> Result<(), LedgerError> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(before_ms) = options.delete_before(load::clock(&transaction)?) {
+            hours::prune(&transaction, before_ms, PRUNED)?;
+        }
+        Ok(transaction.commit()?)
+    };
+    if let Err(error) = some() {
+        tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
     }
 }
 

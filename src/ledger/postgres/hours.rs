@@ -1,0 +1,86 @@
+//! Usage by hour ([`crate::ledger::usage`]), and the end of single calls.
+
+use tokio_postgres::Client;
+
+use super::connect::Failure;
+use crate::core::money::PicoUsd;
+use crate::ledger::encoded::integer;
+use crate::ledger::query::CallTotals;
+use crate::ledger::usage::{COUNTS, HOUR_MS, totals};
+
+/// A call's group, as its columns say it.
+const GROUP: &str = "json_build_array(namespace, workload, feature, team, process, agent, session, route, backend,
+    CASE shared WHEN 0 THEN '0' ELSE '1' END, requested_model, model, requested_tier, tier, needed_tier, outcome)::text";
+
+/// The table, and the sums of the calls that there are.
+pub fn schema() -> String {
+    let columns: Vec<String> = COUNTS.iter().map(|name| format!("{name} bigint NOT NULL")).collect();
+    format!(
+        "CREATE TABLE usage_hours (hour bigint NOT NULL, dimensions text NOT NULL, {}, cost numeric NOT NULL,
+           first_ms bigint NOT NULL, last_ms bigint NOT NULL, PRIMARY KEY (hour, dimensions));
+         {}",
+        columns.join(", "),
+        summed_up("true")
+    )
+}
+
+/// Sums the calls that `condition` holds for.
+pub fn summed_up(condition: &str) -> String {
+    let sums: Vec<String> = COUNTS[1..].iter().map(|name| format!("sum({name})::bigint")).collect();
+    let columns = COUNTS.join(", ");
+    format!(
+        "INSERT INTO usage_hours (hour, dimensions, {columns}, cost, first_ms, last_ms)
+         SELECT at_ms - at_ms % {HOUR_MS}, {GROUP}, count(*), {}, sum(cost), min(at_ms), max(at_ms)
+         FROM calls WHERE {condition} GROUP BY 1, 2",
+        sums.join(", ")
+    )
+}
+
+/// Adds what a batch booked: hours, groups, costs, each count, first and last times, as one array each.
+pub fn add() -> String {
+    let columns = COUNTS.join(", ");
+    let counts: Vec<String> = (4..4 + COUNTS.len()).map(|n| format!("${n}::bigint[]")).collect();
+    let sums: Vec<String> = COUNTS.iter().chain(&["cost"]).map(|name| format!("{name} = h.{name} + excluded.{name}")).collect();
+    let (first, last) = (4 + COUNTS.len(), 5 + COUNTS.len());
+    format!(
+        "INSERT INTO usage_hours AS h (hour, dimensions, cost, {columns}, first_ms, last_ms)
+         SELECT hour, dimensions, cost::numeric, {columns}, first_ms, last_ms
+         FROM unnest($1::bigint[], $2::text[], $3::text[], {}, ${first}::bigint[], ${last}::bigint[])
+           AS t (hour, dimensions, cost, {columns}, first_ms, last_ms) ORDER BY hour, dimensions
+         ON CONFLICT (hour, dimensions) DO UPDATE
+         SET {}, first_ms = least(h.first_ms, excluded.first_ms), last_ms = greatest(h.last_ms, excluded.last_ms)",
+        counts.join(", "),
+        sums.join(", ")
+    )
+}
+
+/// Sums of whole hours, from the first on until before the last.
+pub async fn read(client: &Client, (first, last): (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
+    let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name})::bigint")).collect();
+    let sql = format!(
+        "SELECT dimensions, sum(cost)::text, min(first_ms), max(last_ms), {} FROM usage_hours WHERE hour >= $1 AND hour < $2 GROUP BY dimensions",
+        sums.join(", ")
+    );
+    let mut found = Vec::new();
+    for row in &client.query(&sql, &[&first, &last]).await? {
+        let mut counts = [0; COUNTS.len()];
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count = row.try_get(index + 4)?;
+        }
+        let cost = PicoUsd(integer(row.try_get(1)?)?);
+        found.push(totals(row.try_get(0)?, counts, cost, (row.try_get(2)?, row.try_get(3)?))?);
+    }
+    Ok(found)
+}
+
+/// Deletes calls from before `before_ms`, `most` at a time; how many. What they were charged is final then.
+///
+/// # Errors
+/// When the database does not do so; then it is done another time.
+pub async fn prune(client: &Client, before_ms: i64, most: i64) -> Result<u64, Failure> {
+    const UNKNOWN: &str = "DELETE FROM unknown_calls WHERE call IN (SELECT id FROM calls WHERE at_ms < $1 AND outcome = 'unknown')";
+    const CALLS: &str = "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)";
+    // Each a transaction of its own: the first says that nothing is replaced any more, the second that nothing is summed anew.
+    client.execute(UNKNOWN, &[&before_ms]).await?;
+    Ok(client.execute(CALLS, &[&before_ms, &most]).await?)
+}
