@@ -4,7 +4,7 @@ CLUSTER := target/cluster
 STAGE := tests/cluster/stage
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test test-unit test-fuzz test-simulation test-model test-conformance test-api test-e2e lint lint-chart generate build bench-proxy profile-proxy \
-  bench-ledger bench-accounting
+  bench-ledger bench-leases bench-accounting
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
@@ -75,7 +75,7 @@ build: ## The release binaries, linked statically
 
 # As `tests/cluster/release` builds, so that what is measured is what is released; on two CPUs, whatever the machine has.
 BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu
-bench-proxy bench-ledger: export RUSTFLAGS = -C target-feature=+crt-static
+bench-proxy bench-ledger bench-leases: export RUSTFLAGS = -C target-feature=+crt-static
 bench-proxy profile-proxy: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = taskset -c 0,1
 
 bench-proxy: ## The sidecar beside other proxies and beside none, in target/bench/*.json (ONLY: names of shapes and tables)
@@ -90,6 +90,9 @@ profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	$(BENCH) --bench ledger
+
+bench-leases: ## How often sidecars ask for leases, and how much of a limit can be used, in target/bench/leases.json
+	$(BENCH) --bench leases
 
 # Of a release where there is one; TRACE is a file of TIMESTAMP, ContextTokens, GeneratedTokens, and CALLS how many are mixed.
 bench-accounting: ## The provider's bill against the ledger under load, in target/bench/accounting.json
