@@ -82,7 +82,7 @@ build: ## The release binaries, linked statically
 
 # As `tests/cluster/release` builds, so that what is measured is what is released; on two CPUs, whatever the machine has.
 BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu
-bench-proxy bench-ledger: export RUSTFLAGS = -C target-feature=+crt-static
+bench-proxy bench-ledger bench-leases: export RUSTFLAGS = -C target-feature=+crt-static
 bench-proxy profile-proxy: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = taskset -c 0,1
 
 bench-proxy: ## The sidecar beside other proxies and beside none, in target/bench/*.json (ONLY: names of shapes and tables)
@@ -97,6 +97,9 @@ profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes
 
 bench-ledger: ## Leases and reports a second, in target/bench/ledger.json
 	$(BENCH) --bench ledger
+
+bench-leases: ## How often sidecars ask for leases, and how much of a limit can be used, in target/bench/leases.json
+	$(BENCH) --bench leases
 
 # Nothing in it depends on how fast it is, so that it needs no release build. TRACE as below.
 bench-backtest: ## Alerts on series whose end is known, in target/bench/backtest.json and docs/forecast.md

@@ -172,6 +172,7 @@ fn shortfall_to_wire(shortfall: Shortfall, now_ms: i64) -> proto::Shortfall {
     proto::Shortfall {
         limit: shortfall.key.0,
         left: shortfall.left.to_string(),
+        idle: shortfall.idle.to_string(),
         unit: unit_name(shortfall.unit).to_owned(),
         // At least one: zero stands for a window that has no end.
         resets_in_ms: shortfall.resets_at_ms.map_or(0, |at| at.saturating_sub(now_ms).max(1)),
@@ -183,6 +184,7 @@ fn shortfall_from_wire(wire: proto::Shortfall, now_ms: i64) -> Result<Shortfall,
         key: LimitKey(bounded("shortfall.limit", wire.limit, MAX_KEY_BYTES)?),
         unit: unit(&wire.unit)?,
         left: whole("shortfall.left", &wire.left)?,
+        idle: if wire.idle.is_empty() { 0 } else { whole("shortfall.idle", &wire.idle)? },
         resets_at_ms: (wire.resets_in_ms > 0).then(|| now_ms.saturating_add(wire.resets_in_ms)),
     })
 }

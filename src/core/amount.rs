@@ -55,6 +55,24 @@ impl Amount {
         (self - other).max(Amount::ZERO)
     }
 
+    /// The sum, each component no higher than its type goes.
+    pub fn saturating_add(self, other: Amount) -> Amount {
+        Amount {
+            usd: PicoUsd(self.usd.0.saturating_add(other.usd.0)),
+            tokens: self.tokens.saturating_add(other.tokens),
+            requests: self.requests.saturating_add(other.requests),
+        }
+    }
+
+    /// `times` as much, each component no higher than its type goes.
+    pub fn saturating_mul(self, times: i64) -> Amount {
+        Amount {
+            usd: PicoUsd(self.usd.0.saturating_mul(times.into())),
+            tokens: self.tokens.saturating_mul(times),
+            requests: self.requests.saturating_mul(times),
+        }
+    }
+
     pub fn is_zero(&self) -> bool {
         *self == Amount::ZERO
     }

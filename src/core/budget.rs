@@ -316,7 +316,7 @@ mod tests {
         let lenient = Budget { enforcement: Enforcement::Fit, ..budget("lenient") };
         let found = applicable(&compiled([lenient, budget("strict")]), &[]);
         let short = |keys: &[&str]| {
-            let one = |key: &&str| Shortfall { key: LimitKey((*key).into()), unit: Unit::Usd, left: 1, resets_at_ms: None };
+            let one = |key: &&str| Shortfall { key: LimitKey((*key).into()), unit: Unit::Usd, left: 1, idle: 0, resets_at_ms: None };
             found.may_shrink(&keys.iter().map(one).collect::<Vec<_>>())
         };
         assert!(short(&["shop/lenient/daily"]), "the strict one has room");

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::amount::Amount;
-use super::limit::LimitKey;
+use super::limit::{LimitKey, Shortfall};
 use super::money::PicoUsd;
 
 /// A lease's identity, chosen by its holder.
@@ -27,8 +27,26 @@ pub struct LeaseId(pub String);
 
 /// What lay untouched for so long is not needed.
 pub const IDLE_MS: i64 = 2_000;
-/// A lease is sized for what was spent in so long.
+/// Spending is measured over so long.
 const SPEND_WINDOW_MS: i64 = 5_000;
+/// Far from a limit a lease is sized for so many times what was spent in [`SPEND_WINDOW_MS`], half of a lease's life; near it, for once.
+const WINDOWS_AHEAD: i64 = 6;
+/// And for so many calls like the one that asks, while little is known of what there is to come.
+const CALLS_AHEAD: i64 = 8;
+/// How long leases stay short after what was idle in one was called back: others need what there is.
+const SCARCE_MS: i64 = 10_000;
+/// How long a refused call waits before it asks again, once more and again: within a second, what others hold idle has come back.
+const PATIENCE_MS: [i64; 5] = [40, 80, 160, 300, 400];
+
+/// How long a call that was refused `refusals` times before waits until it asks again, milliseconds; `None` when it has waited enough.
+pub fn patience_ms(refusals: u32) -> Option<i64> {
+    PATIENCE_MS.get(usize::try_from(refusals).ok()?).copied()
+}
+
+/// True when what others hold idle would be enough for a call of `need` that was refused, while `free` is held here.
+pub fn may_come_back(shortfalls: &[Shortfall], need: Amount, free: Amount) -> bool {
+    shortfalls.iter().all(|s| s.left.saturating_add(s.idle) >= need.in_unit(s.unit) && s.idle > free.in_unit(s.unit))
+}
 
 /// A request for a lease, or for more of one. Sent again unchanged until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +88,8 @@ pub struct LeaseBook {
     current: BTreeMap<Vec<LimitKey>, Lease>,
     /// Leases that only wait for their calls to settle.
     closing: BTreeMap<LeaseId, Closing>,
+    /// Sets of limits of which somebody else lacked something, until when that is remembered.
+    scarce: BTreeMap<Vec<LimitKey>, i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,6 +103,8 @@ struct Lease {
     expires_ms: i64,
     /// What the ledger had left beyond this lease when it last granted something.
     left: Option<PicoUsd>,
+    /// The ledger last gave less than was asked for: what is held here may be missed elsewhere.
+    scarce: bool,
     /// Sent and not answered.
     asking: Option<Ask>,
     /// One of its limits has changed since: nothing is drawn any more, and it closes once its request is answered.
@@ -120,12 +142,14 @@ impl LeaseBook {
         let expired = self.current.get(limits).is_some_and(|l| l.asking.is_none() && l.has_expired(now_ms));
         let back = if expired { self.close(limits) } else { None };
         let lease = self.current.entry(limits.to_vec()).or_insert_with(|| Lease::new(fresh(), now_ms));
-        let ask = lease.asking.get_or_insert_with(|| {
-            lease.seq += 1;
-            let min = need.minus_floor_zero(lease.free);
-            Ask { lease: lease.id.clone(), seq: lease.seq, min, want: min + waiting + lease.spend.recent(now_ms) }
-        });
-        (ask.clone(), back)
+        let ask = match &lease.asking {
+            Some(unanswered) => unanswered.clone(),
+            None => {
+                lease.scarce |= self.scarce.get(limits).is_some_and(|until_ms| now_ms < *until_ms);
+                lease.ask(need, waiting, now_ms)
+            }
+        };
+        (ask, back)
     }
 
     /// Takes the answer to `ask`. An answer that was taken before changes nothing.
@@ -134,12 +158,13 @@ impl LeaseBook {
         lease.asking = None;
         match answer {
             Answer::Granted { amount, expires_ms, left } => {
+                lease.scarce = !amount.covers(&ask.want);
                 lease.free += amount;
                 lease.expires_ms = expires_ms;
                 lease.left = left;
                 lease.watch.restart(now_ms, lease.free);
             }
-            Answer::Refused => {}
+            Answer::Refused => lease.scarce = true,
             Answer::Expired => return self.close(limits),
         }
         if lease.revoked { self.close(limits) } else { None }
@@ -178,16 +203,18 @@ impl LeaseBook {
     /// Returns what is not needed: leases that have expired, that nothing was drawn on for [`IDLE_MS`], or that hold far more than
     /// is being spent. To be called several times in that time.
     pub fn tick(&mut self, now_ms: i64) -> Vec<GiveBack> {
+        self.scarce.retain(|_, until_ms| now_ms < *until_ms);
         let unneeded = |lease: &mut Lease| lease.asking.is_none() && (lease.has_expired(now_ms) || lease.is_unneeded(now_ms));
         let sets: Vec<_> = self.current.iter_mut().filter_map(|(set, lease)| unneeded(lease).then(|| set.clone())).collect();
         sets.iter().filter_map(|set| self.close(set)).collect()
     }
 
-    /// Returns what is free in leases under any of `limits`, other than the lease under exactly `except`.
-    pub fn recall(&mut self, limits: &[LimitKey], except: Option<&[LimitKey]>) -> Vec<GiveBack> {
+    /// Returns what is free in leases under any of `limits`, other than the lease under exactly `except`; those that follow are short.
+    pub fn recall(&mut self, limits: &[LimitKey], except: Option<&[LimitKey]>, now_ms: i64) -> Vec<GiveBack> {
         let touches = |set: &Vec<LimitKey>| set.iter().any(|key| limits.contains(key)) && Some(set.as_slice()) != except;
         let held = self.current.iter().filter(|(set, lease)| lease.asking.is_none() && !lease.free.is_zero() && touches(set));
         let sets: Vec<_> = held.map(|(set, _)| set.clone()).collect();
+        self.scarce.extend(sets.iter().map(|set| (set.clone(), now_ms + SCARCE_MS)));
         sets.iter().filter_map(|set| self.close(set)).collect()
     }
 
@@ -254,11 +281,27 @@ impl Lease {
             reserved: Amount::ZERO,
             expires_ms: i64::MAX,
             left: None,
+            scarce: false,
             asking: None,
             revoked: false,
             spend: Spend::default(),
             watch: Watch { since_ms: now_ms, ..Watch::default() },
         }
+    }
+
+    fn ask(&mut self, need: Amount, waiting: Amount, now_ms: i64) -> Ask {
+        let min = need.minus_floor_zero(self.free);
+        let want = (min + waiting).saturating_add(self.ahead(need, now_ms));
+        self.seq += 1;
+        let ask = Ask { lease: self.id.clone(), seq: self.seq, min, want };
+        self.asking = Some(ask.clone());
+        ask
+    }
+
+    /// What the calls to come will probably need, if they are like one that needs `need`.
+    fn ahead(&mut self, need: Amount, now_ms: i64) -> Amount {
+        let recent = self.spend.recent(now_ms);
+        if self.scarce { recent } else { recent.saturating_mul(WINDOWS_AHEAD).max(need.saturating_mul(CALLS_AHEAD)) }
     }
 
     /// New calls may draw.
@@ -283,8 +326,8 @@ impl Lease {
         if now_ms - self.watch.since_ms < IDLE_MS {
             return false;
         }
-        let recent = self.spend.recent(now_ms);
-        let plenty = recent + recent + self.watch.largest;
+        let largest = self.watch.largest;
+        let plenty = self.ahead(largest, now_ms).saturating_mul(2).saturating_add(largest);
         let unneeded = self.watch.largest.is_zero() || !plenty.covers(&self.watch.least_free);
         self.watch.restart(now_ms, self.free);
         unneeded

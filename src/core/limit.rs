@@ -74,6 +74,9 @@ pub struct Shortfall {
     pub unit: Unit,
     /// What was left, in `unit`: limit − settled − outstanding; negative after an overrun or a lowered limit.
     pub left: i128,
+    /// What leases hold and no call is known to have reserved, in `unit`: it may come back when its holders are asked for it.
+    #[serde(default)]
+    pub idle: i128,
     /// When the window ends, Unix milliseconds of the ledger; `None` for rolling windows and lifetimes.
     pub resets_at_ms: Option<i64>,
 }

@@ -72,7 +72,7 @@ mod tests {
     fn a_refusal_is_remembered_for_as_long_as_there_is_no_room_for_it() {
         let refusals = Refusals::default();
         let noted = |left: i128, needed: i128| {
-            let shortfall = Shortfall { key: LimitKey("a/b/c".into()), unit: Unit::Usd, left, resets_at_ms: None };
+            let shortfall = Shortfall { key: LimitKey("a/b/c".into()), unit: Unit::Usd, left, idle: 0, resets_at_ms: None };
             refusals.note(&shortfall, needed, 7);
             refusals.of(&shortfall.key).expect("noted").smallest
         };

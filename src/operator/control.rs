@@ -165,11 +165,10 @@ impl ControlService {
     }
 
     /// What follows from a lease decision besides the answer: metrics, the memory of refusals, and recalls.
-    fn follow_up(&self, member: &Member, limits: &[LimitKey], need: Amount, want: Amount, decision: &Decision) {
+    fn follow_up(&self, member: &Member, need: Amount, decision: &Decision) {
         let (name, scarce): (_, Vec<LimitKey>) = match decision {
-            Decision::Granted { granted, .. } if granted.covers(&want) => ("granted", vec![]),
-            Decision::Granted { .. } => ("granted", limits.to_vec()),
-            Decision::Refused { shortfalls } => ("refused", shortfalls.iter().map(|s| s.key.clone()).collect()),
+            Decision::Granted { .. } => ("granted", vec![]),
+            Decision::Refused { shortfalls } => ("refused", shortfalls.iter().filter(|s| s.idle > 0).map(|s| s.key.clone()).collect()),
             Decision::Expired => ("expired", vec![]),
         };
         self.metrics.leases.with_label_values(&[name]).inc();
@@ -265,7 +264,7 @@ impl Control for Arc<ControlService> {
         let member = self.caller(request.metadata(), Presence::Required).await?;
         let malformed = |error: crate::channel::convert::Malformed| Status::invalid_argument(error.to_string());
         let ask = LeaseAsk::try_from(request.into_inner()).map_err(malformed)?;
-        let (limits, need, want) = (ask.limits.clone(), ask.need, ask.want);
+        let need = ask.need;
         let now = now_ms();
         let holder = HolderId(member.pod.origin.pod_uid.clone());
         let acquire = ask.into_acquire(holder, |key| member.budgets.terms(key, now), now);
@@ -274,7 +273,7 @@ impl Control for Arc<ControlService> {
             self.metrics.leases.with_label_values(&["failed"]).inc();
             ledger_status(error)
         })?;
-        self.follow_up(&member, &limits, need, want, &decision);
+        self.follow_up(&member, need, &decision);
         timer.observe_duration();
         Ok(Response::new(decision_to_wire(decision, now)))
     }

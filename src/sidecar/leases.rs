@@ -3,7 +3,7 @@
 //! For each set of limits one request is under way at a time; the calls that wait look again when it is answered, so that 64
 //! calls at once ask the ledger a few times and not 64. A refusal answers everyone who waited for it and needs no less.
 //! Before a call is refused, what this sidecar holds under the same limits and does not need goes back, and the ledger is
-//! asked again (invariant I3).
+//! asked again; and while other sidecars hold enough, it waits a little until the operator has called that back (invariant I3).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::reporter;
 use super::source::{LeaseSource, SourceError};
 use crate::channel::message::LeaseAsk;
 use crate::core::amount::Amount;
-use crate::core::lease::{Answer, Ask, GiveBack, LeaseBook, LeaseId};
+use crate::core::lease::{Answer, Ask, GiveBack, LeaseBook, LeaseId, may_come_back, patience_ms};
 use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::money::PicoUsd;
 use crate::ledger::Decision;
@@ -87,7 +87,7 @@ impl Leases {
     }
 
     async fn request_until_drawn(&self, gate: &Gate, limits: &[LimitKey], need: Amount, arrival: u64) -> Result<LeaseId, Denied> {
-        let mut recalled = false;
+        let (mut recalled, mut refusals) = (false, 0);
         for _ in 0..MAX_REQUESTS {
             if let Some(lease) = self.book().draw(limits, need, self.clock.monotonic_ms()) {
                 return Ok(lease);
@@ -108,6 +108,12 @@ impl Leases {
                 Ok(Decision::Granted { .. } | Decision::Expired) => continue,
                 Ok(Decision::Refused { shortfalls }) if !recalled && self.give_back_for(limits, &shortfalls).await => {
                     recalled = true;
+                    continue;
+                }
+                Ok(Decision::Refused { shortfalls }) if let Some(wait) = self.patience(limits, &shortfalls, need, refusals) => {
+                    // The operator calls back what others hold idle; those who wait here wait with it.
+                    tokio::time::sleep(wait).await;
+                    refusals += 1;
                     continue;
                 }
                 Ok(Decision::Refused { shortfalls }) => Denied::Short(self.with_what_is_here(limits, shortfalls)),
@@ -162,9 +168,15 @@ impl Leases {
     /// the refusal and may now decide otherwise.
     async fn give_back_for(&self, limits: &[LimitKey], shortfalls: &[Shortfall]) -> bool {
         let short: Vec<LimitKey> = shortfalls.iter().map(|s| s.key.clone()).collect();
-        self.give_back(|book| book.recall(&short, Some(limits)));
+        self.give_back(|book| book.recall(&short, Some(limits), self.clock.monotonic_ms()));
         let position = self.journal.given_back();
         *self.journal.acknowledged().borrow() < position && reporter::reported(&self.journal, position, FLUSH_LIMIT).await
+    }
+
+    /// How long it is worth to wait for what others hold.
+    fn patience(&self, limits: &[LimitKey], shortfalls: &[Shortfall], need: Amount, refusals: u32) -> Option<Duration> {
+        let wait_ms = patience_ms(refusals).filter(|_| may_come_back(shortfalls, need, self.free(limits)))?;
+        Some(Duration::from_millis(wait_ms.unsigned_abs()))
     }
 
     /// What a limit has left for a call is what the ledger has, and what lies here.
@@ -201,7 +213,7 @@ impl Leases {
 
     /// Somebody else needs what is unused here under these limits.
     pub fn recall(&self, limits: &[LimitKey]) {
-        self.give_back(|book| book.recall(limits, None));
+        self.give_back(|book| book.recall(limits, None, self.clock.monotonic_ms()));
     }
 
     /// These limits have changed: nothing more is drawn on what was granted under the old ones. See [`LeaseBook::revoke`].

@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn short(unit: Unit, left: i128) -> Shortfall {
-        Shortfall { key: LimitKey("a/b/c".into()), unit, left, resets_at_ms: None }
+        Shortfall { key: LimitKey("a/b/c".into()), unit, left, idle: 0, resets_at_ms: None }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! `SIM_SCHEDULES` says how many, `SIM_SEED` where they begin: schedule `n` of a run is the first of a run with seed `SIM_SEED + n`. One that
 //! breaks a promise is printed with its seed and its events. `SIM_STORED` says how many of them the stored ledgers go through.
 
+mod fleet;
+mod random;
+mod record;
 mod reference;
 mod schedule;
 mod stored;
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use fleet::Fleet;
 use reference::Compared;
 use schedule::{Outcome, Schedule};
 use stored::Sqlite;
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Schedule::of(seed).run(Compared::new(Sqlite::new(&runtime)), SidecarFault::None)
     });
     ok &= faults_are_noticed(seed);
+    ok &= a_fleet_shares_a_limit(seed);
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -100,4 +105,20 @@ fn faults_are_noticed(seed: u64) -> bool {
         println!("{name:<44} {}", noticed.map_or(format!("not within {ENOUGH} schedules"), |n| format!("{} schedules", n + 1)));
     }
     all
+}
+
+/// A thousand unequal sidecars share a limit: far from it they seldom ask, and nearly all of it can be used before anybody is refused that
+/// need not be.
+fn a_fleet_shares_a_limit(seed: u64) -> bool {
+    let (far, near) = (Fleet::far_from_its_limit(seed).run(), Fleet::up_to_its_limit(seed).run());
+    println!(
+        "a thousand sidecars, far from their limit: {:.4} requests a call (of {} calls); less than 0.01 wanted",
+        far.asks_per_call, far.calls
+    );
+    println!(
+        "up to it: {:.2} % settled or reserved by calls in flight when the first was refused that this would have covered; 99 % wanted\n\
+         {:.2} % settled when the first was refused that what was not settled would have covered, {:.2} % at last; {} calls, {} refused",
+        near.used_percent, near.settled_percent, near.settled_at_last_percent, near.calls, near.refused
+    );
+    far.asks_per_call < 0.01 && far.refused == 0 && near.used_percent >= 99.0
 }

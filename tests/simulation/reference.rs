@@ -154,7 +154,7 @@ impl Books for Reference {
         let (min, want) = (request.min.usd.0, request.want.usd.0);
         let short = request.limits.iter().filter(|terms| left(terms) < min);
         let shortfalls: Vec<Shortfall> =
-            short.map(|t| Shortfall { key: t.key.clone(), unit: Unit::Usd, left: left(t), resets_at_ms: None }).collect();
+            short.map(|t| Shortfall { key: t.key.clone(), unit: Unit::Usd, left: left(t), idle: 0, resets_at_ms: None }).collect();
         let tightest = request.limits.iter().map(left).min().unwrap_or(i128::MAX);
         let granted = shortfalls.is_empty().then(|| want.min(tightest / SHARE_OF_LEFT).max(min));
         let row = self.leases.entry(request.lease).or_insert_with(|| Row {

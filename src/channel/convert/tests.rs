@@ -101,7 +101,7 @@ fn every_entry_survives_the_wire_in_order() {
 
 #[test]
 fn answers_survive_the_wire_and_their_times_move_to_the_readers_clock() {
-    let shortfall = |resets_at_ms| Shortfall { key: LimitKey("a/b/c".into()), unit: Unit::Tokens, left: -3, resets_at_ms };
+    let shortfall = |resets_at_ms| Shortfall { key: LimitKey("a/b/c".into()), unit: Unit::Tokens, left: -3, idle: 7, resets_at_ms };
     let sent = Decision::Refused { shortfalls: vec![shortfall(Some(1_500)), shortfall(None)] };
     let read = decision_from_wire(over_the_wire(decision_to_wire(sent, 1_000)), 90_000).unwrap();
     assert_eq!(read, Decision::Refused { shortfalls: vec![shortfall(Some(90_500)), shortfall(None)] });

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::amount::Unit;
 use crate::core::money::PicoUsd;
 
 fn amount(n: i64) -> Amount {
@@ -91,6 +92,52 @@ fn a_call_asks_only_for_what_it_lacks_so_that_the_last_money_can_be_used() {
 }
 
 #[test]
+fn leases_are_long_while_the_ledger_gives_all_that_is_asked_for_and_short_when_it_does_not() {
+    let mut book = LeaseBook::default();
+    let limits = set(&["a"]);
+    let wanted = |book: &mut LeaseBook, grant: Option<i64>| {
+        let (ask, _) = book.ask(&limits, amount(100_000), Amount::ZERO, 1, || id("l"));
+        let granted = |n| Answer::Granted { amount: Amount { usd: PicoUsd(i128::from(n)), ..ask.want }, expires_ms: 60_000, left: None };
+        book.answered(&limits, &ask, grant.map_or(Answer::Refused, granted), 1);
+        (ask.want.usd - ask.min.usd).0
+    };
+    assert_eq!(wanted(&mut book, Some(900_000)), 800_000, "nothing is known yet: eight more calls");
+    let lease = book.draw(&limits, amount(900_000), 1).expect("it was granted");
+    book.settle(&lease, amount(900_000), amount(200_000), 2);
+    book.draw(&limits, amount(700_000), 2).expect("the rest is free");
+    assert_eq!(wanted(&mut book, Some(100_000)), 1_200_000, "half a minute's spending");
+    assert_eq!(wanted(&mut book, None), 200_000, "less was granted than was asked for: five seconds' spending");
+    assert_eq!(wanted(&mut book, None), 200_000);
+}
+
+#[test]
+fn after_a_recall_leases_are_short_for_a_while() {
+    let mut book = holding(10, 60_000);
+    book.recall(&set(&["a"]), None, 1_000);
+    let ahead = |now_ms| {
+        let (ask, _) = book.clone().ask(&set(&["a"]), amount(3), Amount::ZERO, now_ms, || id("next"));
+        (ask.want.usd - ask.min.usd).0
+    };
+    assert_eq!((ahead(2_000), ahead(11_000)), (0, 24));
+}
+
+#[test]
+fn a_refused_call_waits_for_what_others_hold_idle_but_less_than_a_second_and_only_if_it_would_be_enough() {
+    let waits: Vec<i64> = (0..).map_while(patience_ms).collect();
+    assert!(waits.is_sorted() && waits.iter().sum::<i64>() < 1_000, "{waits:?}");
+    let short = |left, idle| Shortfall { key: LimitKey("a".into()), unit: Unit::Usd, left, idle, resets_at_ms: None };
+    for (case, left, idle, free, waits) in [
+        ("others hold enough", 2, 8, 0, true),
+        ("too little", 2, 7, 0, false),
+        ("what is idle is held here", 2, 8, 8, false),
+        ("some of it is", 2, 9, 8, true),
+        ("overdrawn", -5, 14, 0, false),
+    ] {
+        assert_eq!(may_come_back(&[short(left, idle)], amount(10), amount(free)), waits, "{case}");
+    }
+}
+
+#[test]
 fn an_unanswered_request_is_repeated_as_it_was_and_counts_once() {
     let mut book = LeaseBook::default();
     let (first, _) = book.ask(&set(&["a"]), amount(5), Amount::ZERO, 0, || id("l"));
@@ -107,9 +154,9 @@ fn an_unanswered_request_is_repeated_as_it_was_and_counts_once() {
 fn a_recall_returns_what_is_free_under_that_limit_and_each_rest_as_its_call_settles() {
     let mut book = holding(10, 60_000);
     let lease = book.draw(&set(&["a"]), amount(4), 1).unwrap();
-    assert_eq!(book.recall(&set(&["b"]), None), vec![]);
-    assert_eq!(book.recall(&set(&["a"]), Some(&set(&["a"]))), vec![]);
-    assert_eq!(usd(&book.recall(&set(&["a"]), None)), 6);
+    assert_eq!(book.recall(&set(&["b"]), None, 1), vec![]);
+    assert_eq!(book.recall(&set(&["a"]), Some(&set(&["a"])), 1), vec![]);
+    assert_eq!(usd(&book.recall(&set(&["a"]), None, 1)), 6);
     let rest = book.settle(&lease, amount(4), amount(1), 2).unwrap();
     assert_eq!((rest.seq, rest.amount.usd.0), (3, 3));
     assert_eq!(book.held(), Amount::ZERO);
@@ -232,7 +279,7 @@ proptest! {
                     ledger.take(book.tick(now));
                 }
                 Step::Revoke { limit } => ledger.take(book.revoke(&set(&[["a", "b"][limit]]))),
-                Step::Recall { limit } => ledger.take(book.recall(&set(&[["a", "b"][limit]]), None)),
+                Step::Recall { limit } => ledger.take(book.recall(&set(&[["a", "b"][limit]]), None, now)),
             }
             prop_assert_eq!(book.held(), ledger.total());
             let drawn = calls.iter().fold(Amount::ZERO, |sum, (_, reserved)| sum + *reserved);

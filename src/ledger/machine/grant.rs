@@ -1,7 +1,7 @@
 //! Granting leases: a set of limits at once, all of it or nothing.
 
 use super::Rejected;
-use super::rows::{Lease, LeaseLimit, Rows};
+use super::rows::{Account, Lease, LeaseLimit, Rows};
 use crate::core::amount::{Amount, Unit};
 use crate::core::limit::{LimitTerms, Shortfall, Span};
 use crate::core::money::PicoUsd;
@@ -45,18 +45,18 @@ fn has_ended(span: Span, now_ms: i64) -> bool {
 }
 
 fn decide(rows: &Rows, request: &Acquire, now_ms: i64) -> Decision {
-    let left = |terms: &LimitTerms| {
-        let standing = rows.standing(&terms.key, terms.span, now_ms);
-        terms.limit - standing.settled - standing.outstanding
+    let standings: Vec<Account> = request.limits.iter().map(|terms| rows.standing(&terms.key, terms.span, now_ms)).collect();
+    let left: Vec<i128> = request.limits.iter().zip(&standings).map(|(terms, s)| terms.limit - s.settled - s.outstanding).collect();
+    let shortfall = |((terms, standing), left): ((&LimitTerms, &Account), &i128)| Shortfall {
+        key: terms.key.clone(),
+        unit: terms.unit,
+        left: *left,
+        idle: (standing.outstanding - standing.reserved).max(0),
+        resets_at_ms: resets_at(terms.span),
     };
-    let left: Vec<i128> = request.limits.iter().map(left).collect();
-    let shortfalls: Vec<Shortfall> = request
-        .limits
-        .iter()
-        .zip(&left)
-        .filter(|(terms, left)| **left < request.min.in_unit(terms.unit))
-        .map(|(terms, left)| Shortfall { key: terms.key.clone(), unit: terms.unit, left: *left, resets_at_ms: resets_at(terms.span) })
-        .collect();
+    let standing = request.limits.iter().zip(&standings).zip(&left);
+    let shortfalls: Vec<Shortfall> =
+        standing.filter(|((terms, _), left)| **left < request.min.in_unit(terms.unit)).map(shortfall).collect();
     if !shortfalls.is_empty() {
         return Decision::Refused { shortfalls };
     }

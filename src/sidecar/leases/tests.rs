@@ -10,6 +10,8 @@ use crate::core::money::PicoUsd;
 /// A ledger of one limit, `a`, under which every lease is; it can be away.
 struct Fake {
     left: Mutex<i128>,
+    /// What other sidecars hold and do not need.
+    idle: Mutex<i128>,
     away: Mutex<bool>,
     /// The number of each lease's last give-back; as in the ledger, none that comes after a later one is heeded.
     heard: Mutex<HashMap<LeaseId, u64>>,
@@ -27,7 +29,8 @@ impl LeaseSource for Fake {
         }
         let mut left = lock(&self.left);
         if ask.min.usd.0 > *left {
-            let shortfall = Shortfall { key: LimitKey("a".into()), unit: Unit::Usd, left: *left, resets_at_ms: None };
+            let shortfall =
+                Shortfall { key: LimitKey("a".into()), unit: Unit::Usd, left: *left, idle: *lock(&self.idle), resets_at_ms: None };
             return Ok(Decision::Refused { shortfalls: vec![shortfall] });
         }
         let granted = ask.want.min(Amount { usd: PicoUsd(*left), ..ask.want }).max(ask.min);
@@ -52,7 +55,13 @@ impl LeaseSource for Fake {
 fn bench(left: i128) -> (Arc<Leases>, Arc<Fake>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let journal = Arc::new(Journal::open(directory.path()).unwrap());
-    let fake = Arc::new(Fake { left: Mutex::new(left), away: Mutex::new(false), heard: Mutex::default(), requests: AtomicUsize::new(0) });
+    let fake = Arc::new(Fake {
+        left: Mutex::new(left),
+        idle: Mutex::new(0),
+        away: Mutex::new(false),
+        heard: Mutex::default(),
+        requests: AtomicUsize::new(0),
+    });
     let source: Arc<dyn LeaseSource> = fake.clone();
     tokio::spawn(reporter::run(Arc::clone(&journal), Arc::clone(&source)));
     let leases = Leases::new(source, journal, Arc::new(Metrics::new()), Clock::start());
@@ -101,7 +110,26 @@ async fn a_call_is_not_refused_while_this_sidecar_holds_what_it_needs_elsewhere(
     let other = leases.draw(&set(&["a", "b"]), need(90)).await.unwrap();
     leases.settle(&other, need(90), need(0));
     assert!(leases.draw(&set(&["a"]), need(95)).await.is_ok());
-    assert_eq!(*lock(&fake.left), 5);
+    assert_eq!(*lock(&fake.left) + leases.free(&set(&["a"])).usd.0, 5);
+}
+
+#[tokio::test]
+async fn a_refused_call_waits_until_what_others_hold_idle_has_come_back() {
+    let (leases, fake, _directory) = bench(0);
+    *lock(&fake.idle) = 30;
+    let call = {
+        let leases = Arc::clone(&leases);
+        tokio::spawn(async move { leases.draw(&set(&["a"]), need(30)).await })
+    };
+    while fake.requests.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (*lock(&fake.left), *lock(&fake.idle)) = (30, 0);
+    assert!(call.await.unwrap().is_ok());
+    *lock(&fake.idle) = 29;
+    let asked = fake.requests.load(Ordering::Relaxed);
+    assert!(leases.draw(&set(&["a"]), need(30)).await.is_err());
+    assert_eq!(fake.requests.load(Ordering::Relaxed), asked + 1, "what is idle is not enough, so nobody waits for it");
 }
 
 #[tokio::test]
@@ -122,7 +150,7 @@ async fn a_request_whose_answer_was_missed_is_sent_again_and_its_grant_comes_bac
     assert!(matches!(leases.draw(&set(&["a"]), need(10)).await, Err(Denied::Unavailable(_))));
     *lock(&fake.away) = false;
     leases.repeat_unanswered().await;
-    assert_eq!((leases.held(), *lock(&fake.left)), (need(10), 90));
+    assert_eq!((leases.held(), *lock(&fake.left)), (need(90), 10));
     leases.close_all();
     let position = leases.journal.given_back();
     assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);

@@ -23,7 +23,7 @@ fn snapshot(split_by: Option<Dimension>, window: Window) -> Snapshot {
 }
 
 fn shortfall(key: &str, resets_at_ms: Option<i64>) -> Shortfall {
-    Shortfall { key: LimitKey(key.into()), unit: Unit::Usd, left: PicoUsd::from_micro(30_000).0, resets_at_ms }
+    Shortfall { key: LimitKey(key.into()), unit: Unit::Usd, left: PicoUsd::from_micro(30_000).0, idle: 0, resets_at_ms }
 }
 
 fn needs() -> Amount {

@@ -314,7 +314,7 @@ impl<L: Books> World<L> {
                 self.send(sidecar, out);
             }
             Event::Wait { ms } => self.now_ms += ms,
-            Event::Recall { sidecar, limit } => self.sidecars[sidecar].recall(&[key(limit)]),
+            Event::Recall { sidecar, limit } => self.sidecars[sidecar].recall(&[key(limit)], now),
             Event::Crash { sidecar } => self.abandon_calls(sidecar),
             Event::Restart { sidecar } => self.restart(sidecar),
             Event::Gone { sidecar } => self.gone(sidecar),

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use spendkeeper::channel::message::{LeaseAsk, Reported};
 use spendkeeper::core::amount::Amount;
-use spendkeeper::core::call::{CallId, CallKind, CallOutcome, CallRecord};
-use spendkeeper::core::dimensions::{Dimensions, Origin};
+use spendkeeper::core::call::{CallId, CallOutcome};
 use spendkeeper::core::lease::{Answer, Ask, GiveBack, LeaseBook, LeaseId};
 use spendkeeper::core::limit::LimitKey;
-use spendkeeper::core::policy::Protocol;
-use spendkeeper::core::usage::Usage;
 use spendkeeper::ledger::{Decision, HolderId};
 use spendkeeper::sidecar::journal::{Line, OpenedCall, State, reported};
+
+use crate::record::draft;
 
 /// A call that has drawn and may be on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,32 +76,6 @@ fn hash_line<H: Hasher>(line: &Line, state: &mut H) {
         Line::Reported(Reported::Settled { record, lease, .. }) => (1, &record.id, lease, record.amount()).hash(state),
         Line::Reported(Reported::GivenBack { lease, seq, amount }) => (2, lease, seq, amount).hash(state),
         _ => {}
-    }
-}
-
-fn draft(id: &CallId, reserved: Amount) -> CallRecord {
-    CallRecord {
-        id: id.clone(),
-        started_at_ms: 0,
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: Origin::default(),
-        dimensions: Dimensions::default(),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
-        route: String::new(),
-        backend: String::new(),
-        requested_model: String::new(),
-        model: String::new(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Usage::default(),
-        cost: reserved.usd,
-        reserved,
-        bytes: 0,
-        outcome: CallOutcome::Unknown,
-        status: 0,
-        unpriced: false,
     }
 }
 
@@ -210,7 +183,7 @@ impl Sidecar {
                 continue;
             }
             if refused {
-                let backs = if wait.recalled { vec![] } else { self.book.recall(set, Some(set)) };
+                let backs = if wait.recalled { vec![] } else { self.book.recall(set, Some(set), now_ms) };
                 if backs.is_empty() {
                     continue;
                 }
@@ -278,8 +251,8 @@ impl Sidecar {
         self.repeat(now_ms, out);
     }
 
-    pub fn recall(&mut self, limits: &[LimitKey]) {
-        let backs = self.book.recall(limits, None);
+    pub fn recall(&mut self, limits: &[LimitKey], now_ms: i64) {
+        let backs = self.book.recall(limits, None, now_ms);
         self.note(backs);
     }
 
