@@ -168,8 +168,9 @@ pub fn conditions(before: &[Condition], findings: &[Finding], generation: Option
             observed_generation: generation,
             last_transition_time: time.unwrap_or_else(|| Time(timestamp(now_ms))),
         });
-        // That nothing is wrong is worth an Event only after something was.
-        let news = changed && (known.is_some() || finding.holds == finding.is_alarm || !finding.is_alarm);
+        // That nothing is wrong is worth an Event only after something was, or when the resource comes into force.
+        let is_well = finding.holds != finding.is_alarm;
+        let news = changed && (known.is_some() || !is_well || finding.type_ == condition::READY);
         if news {
             transitions.push(Transition {
                 reason: finding.reason,
