@@ -151,9 +151,14 @@ impl Options {
     }
 }
 
-/// How often a writer that works looks for calls to delete, and how many it deletes in one transaction at most.
-const PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// Calls that a writer deletes in one transaction at most, so that nobody waits for long.
 const PRUNED: i64 = 1_000;
+
+/// When a writer that works looks for calls to delete again, after it deleted so many: soon, while there are more, so that it keeps up
+/// with any number of calls.
+fn until_next_pruning(deleted: usize) -> Duration {
+    if deleted < PRUNED as usize { Duration::from_secs(10) } else { Duration::from_millis(100) }
+}
 
 /// Opens the ledger at `address`: a `postgres://` URL, or the path of an SQLite file.
 ///

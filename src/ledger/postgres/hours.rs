@@ -78,7 +78,7 @@ pub async fn read(client: &Client, (first, last): (i64, i64)) -> Result<Vec<Call
 /// # Errors
 /// When the database does not do so; then it is done another time.
 pub async fn prune(client: &Client, before_ms: i64, most: i64) -> Result<u64, Failure> {
-    const UNKNOWN: &str = "DELETE FROM unknown_calls WHERE call IN (SELECT id FROM calls WHERE at_ms < $1 AND outcome = 'unknown')";
+    const UNKNOWN: &str = "DELETE FROM unknown_calls WHERE EXISTS (SELECT 1 FROM calls WHERE id = unknown_calls.call AND at_ms < $1)";
     const CALLS: &str = "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)";
     // Each a transaction of its own: the first says that nothing is replaced any more, the second that nothing is summed anew.
     client.execute(UNKNOWN, &[&before_ms]).await?;

@@ -247,3 +247,24 @@ async fn a_database_from_a_newer_release_is_refused() {
     let newer = PostgresLedger::open(&schema.url(), Options::default()).await.err();
     assert!(matches!(newer, Some(LedgerError::NewerSchema { found: 99, .. })), "{newer:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_writer_deletes_calls_that_need_not_be_kept_any_more_and_their_sums_stay() {
+    const HOUR_MS: i64 = 3_600_000;
+    let schema = Schema::new().await;
+    let report = async |ledger: &PostgresLedger, call: &str, at_ms: i64| {
+        let entry = Entry::Settled { record: record(call, 5, CallOutcome::Completed), lease: None, unleased: vec![] };
+        ledger.report(&holder("pod"), vec![entry], at_ms).await.expect("reported");
+        ledger.close().await;
+    };
+    report(&*schema.replica().await, "old", 7).await;
+    let keep = Options { keep_calls: Some(Duration::from_hours(2)), ca: None };
+    report(&PostgresLedger::open(&schema.url(), keep).await.expect("a ledger"), "new", 5 * HOUR_MS).await;
+    let client = Database::parse(&schema.url(), None).expect("an address").connect().await.expect("a connection");
+    let kept: String = client.query_one("SELECT string_agg(id, ',') FROM calls", &[]).await.expect("calls").get(0);
+    assert_eq!(kept, "new");
+    let query = CallQuery { from_ms: 0, to_ms: 6 * HOUR_MS, route: None };
+    let totals = schema.replica().await.totals(&query).await.expect("totals");
+    assert_eq!(totals.iter().map(|t| t.calls).sum::<u64>(), 2);
+}

@@ -20,7 +20,7 @@ use super::statements::Statements;
 use super::{hours, load, save};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
-use crate::ledger::{LedgerError, Options, PRUNE_EVERY, PRUNED};
+use crate::ledger::{LedgerError, Options, PRUNED, until_next_pruning};
 
 /// Whoever has waited for so long without the database is told so: short enough for `onLedgerUnavailable` to decide in time.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Writer {
     /// Serves requests until every sender is gone.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Asked>, changed: watch::Sender<u64>) {
         let mut waiting: VecDeque<Asked> = VecDeque::new();
-        let (mut pause, mut pruned) = (PAUSES.0, Instant::now());
+        let (mut pause, mut next_pruning) = (PAUSES.0, Instant::now());
         loop {
             if waiting.is_empty() {
                 let mut batch = Vec::with_capacity(BATCH);
@@ -70,9 +70,8 @@ impl Writer {
                 Ok(()) => {
                     pause = PAUSES.0;
                     changed.send_modify(|count| *count += 1);
-                    if pruned.elapsed() >= PRUNE_EVERY {
-                        self.prune().await;
-                        pruned = Instant::now();
+                    if Instant::now() >= next_pruning {
+                        next_pruning = Instant::now() + until_next_pruning(self.prune().await);
                     }
                 }
                 Err((batch, reason)) => {
@@ -154,12 +153,21 @@ impl Writer {
         Ok(answers)
     }
 
-    /// Deletes some calls that need not be kept any more. What is left is for the next time, and so is a failure.
-    async fn prune(&mut self) {
-        let (Some(before_ms), Some(session)) = (self.options.delete_before(self.seen_ms), &self.session) else { return };
-        if let Ok(Err(failure)) = timeout(ATTEMPT, hours::prune(&session.client, before_ms, PRUNED)).await {
-            let error = LedgerError::from(failure);
-            tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
+    /// Deletes some calls that need not be kept any more; how many. A failure is left for the next time.
+    async fn prune(&mut self) -> usize {
+        let (Some(before_ms), Some(session)) = (self.options.delete_before(self.seen_ms), &self.session) else { return 0 };
+        match timeout(ATTEMPT, hours::prune(&session.client, before_ms, PRUNED)).await {
+            Ok(Ok(deleted)) => usize::try_from(deleted).unwrap_or(usize::MAX),
+            Ok(Err(failure)) => {
+                let error = LedgerError::from(failure);
+                tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
+                0
+            }
+            // Its answer would come while others are expected.
+            Err(_) => {
+                self.session = None;
+                0
+            }
         }
     }
 

@@ -94,7 +94,7 @@ pub fn read(connection: &Connection, (first, last): (i64, i64)) -> Result<Vec<Ca
 
 /// Deletes calls from before `before_ms`, `most` at a time; how many. What they were charged is final then.
 pub fn prune(connection: &Connection, before_ms: i64, most: i64) -> Result<usize, LedgerError> {
-    const UNKNOWN: &str = "DELETE FROM unknown_calls WHERE call IN (SELECT id FROM calls WHERE at_ms < ?1 AND outcome = 'unknown')";
+    const UNKNOWN: &str = "DELETE FROM unknown_calls WHERE EXISTS (SELECT 1 FROM calls WHERE id = unknown_calls.call AND at_ms < ?1)";
     const CALLS: &str = "DELETE FROM calls WHERE id IN (SELECT id FROM calls WHERE at_ms < ?1 ORDER BY at_ms LIMIT ?2)";
     connection.prepare_cached(UNKNOWN)?.execute([before_ms])?;
     Ok(connection.prepare_cached(CALLS)?.execute(params![before_ms, most])?)

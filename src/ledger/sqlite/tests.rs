@@ -1,5 +1,7 @@
 //! The promises of the port, kept on a file.
 
+use std::time::Duration;
+
 use super::*;
 use crate::core::call::CallOutcome;
 use crate::ledger::conformance::{Home, holder, keeps_promises, record};
@@ -64,4 +66,20 @@ async fn a_copy_that_is_made_while_the_ledger_works_is_whole() {
     let restored = copy.open().await;
     assert_eq!(calls(restored.totals(&query).await.expect("totals")), 1);
     assert_eq!(calls(ledger.totals(&query).await.expect("totals")), 2);
+}
+
+#[tokio::test]
+async fn a_writer_deletes_calls_that_need_not_be_kept_any_more() {
+    let home = Directory::new().await;
+    let ledger = home.open().await;
+    report(ledger.as_ref(), "old", 7).await;
+    ledger.close().await;
+    let path = home.0.path().join("ledger.db");
+    let ledger = SqliteLedger::open_with(&path, Options { keep_calls: Some(Duration::from_hours(2)), ca: None }).expect("a ledger");
+    report(&ledger, "new", 5 * HOUR_MS).await;
+    // What the writer does after a batch is done once it has closed the file.
+    ledger.close().await;
+    let connection = Connection::open(&path).expect("a connection");
+    let kept: String = connection.query_row("SELECT group_concat(id) FROM calls", [], |row| row.get(0)).expect("calls");
+    assert_eq!(kept, "new");
 }

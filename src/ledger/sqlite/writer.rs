@@ -8,18 +8,17 @@ use tokio::sync::{mpsc, watch};
 use super::{hours, load, save};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
-use crate::ledger::{LedgerError, Options, PRUNE_EVERY, PRUNED};
+use crate::ledger::{LedgerError, Options, PRUNED, until_next_pruning};
 
 /// Serves requests until every sender is gone.
 pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>, options: &Options) {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut pruned = Instant::now();
+    let mut next_pruning = Instant::now();
     while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
         serve(&mut connection, std::mem::take(&mut batch));
         changed.send_modify(|count| *count += 1);
-        if pruned.elapsed() >= PRUNE_EVERY {
-            prune(&mut connection, options);
-            pruned = Instant::now();
+        if Instant::now() >= next_pruning {
+            next_pruning = Instant::now() + until_next_pruning(prune(&mut connection, options));
         }
     }
     // Leaves one file behind rather than three.
@@ -40,18 +39,19 @@ fn serve(connection: &mut Connection, batch: Vec<Asked>) {
     }
 }
 
-/// Deletes some calls that need not be kept any more. What is left is for the next time, and so is a failure.
-fn prune(connection: &mut Connection, options: &Options) {
-    let mut some = || -> Result<(), LedgerError> {
+/// Deletes some calls that need not be kept any more; how many. A failure is left for the next time.
+fn prune(connection: &mut Connection, options: &Options) -> usize {
+    let mut some = || -> Result<usize, LedgerError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if let Some(before_ms) = options.delete_before(load::clock(&transaction)?) {
-            hours::prune(&transaction, before_ms, PRUNED)?;
-        }
-        Ok(transaction.commit()?)
+        let Some(before_ms) = options.delete_before(load::clock(&transaction)?) else { return Ok(0) };
+        let deleted = hours::prune(&transaction, before_ms, PRUNED)?;
+        transaction.commit()?;
+        Ok(deleted)
     };
-    if let Err(error) = some() {
+    some().unwrap_or_else(|error| {
         tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
-    }
+        0
+    })
 }
 
 fn carry_out<'a>(
