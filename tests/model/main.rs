@@ -199,6 +199,14 @@ fn scenarios() -> Vec<Scenario> {
             ..plain.clone()
         },
         Scenario {
+            name: "three sidecars, one limit",
+            sidecars: 3,
+            needs: vec![6],
+            costs: vec![100],
+            most: Counts { calls: 3, crashes: 1, recalls: 1, ..Counts::default() },
+            ..plain.clone()
+        },
+        Scenario {
             name: "replies take their time",
             slow_replies: true,
             most: Counts { calls: 1, recalls: 1, changes: 1, ..Counts::default() },

@@ -8,6 +8,9 @@ mod random;
 mod record;
 mod reference;
 mod schedule;
+#[path = "../postgres/server.rs"]
+#[allow(dead_code, reason = "the server's crashes are tested with its adapter")]
+mod server;
 mod stored;
 mod world;
 
@@ -19,7 +22,7 @@ use std::time::Instant;
 use fleet::Fleet;
 use reference::Compared;
 use schedule::{Outcome, Schedule};
-use stored::Sqlite;
+use stored::{File, Schema, Stored};
 use world::SidecarFault;
 use world::faults::{Broken, LedgerFault};
 use world::ledger::Machine;
@@ -50,8 +53,13 @@ fn main() -> ExitCode {
     let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
     let stored = variable("SIM_STORED", 100).min(schedules);
     ok &= run("the SQLite adapter beside the reference", seed, stored, &|seed| {
-        Schedule::of(seed).run(Compared::new(Sqlite::new(&runtime)), SidecarFault::None)
+        Schedule::of(seed).run(Compared::new(Stored::at(File::new(), &runtime)), SidecarFault::None)
     });
+    let server = stored::server();
+    ok &= run("the PostgreSQL adapter beside the reference", seed, stored, &|seed| {
+        Schedule::of(seed).run(Compared::new(Stored::at(Schema::on(&server, &runtime), &runtime)), SidecarFault::None)
+    });
+    drop(server);
     ok &= faults_are_noticed(seed);
     ok &= a_fleet_shares_a_limit(seed);
     if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
