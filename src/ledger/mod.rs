@@ -193,3 +193,17 @@ pub enum LedgerError {
     #[error("the ledger has stopped")]
     Stopped,
 }
+
+impl LedgerError {
+    /// What is wrong with the ledger, as the reason of a condition; `None` where it is the request, or the ledger was told to end.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            LedgerError::NoSpace(_) => Some("NoSpace"),
+            LedgerError::ReadOnly(_) => Some("ReadOnly"),
+            LedgerError::Corrupt(_) => Some("Corrupt"),
+            LedgerError::Unreachable(_) => Some("Unreachable"),
+            LedgerError::Open { .. } | LedgerError::Storage(_) | LedgerError::NewerSchema { .. } => Some("Failing"),
+            LedgerError::Rejected(_) | LedgerError::Stopped => None,
+        }
+    }
+}

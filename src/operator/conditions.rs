@@ -23,7 +23,7 @@ const fn state(kind: &'static str, type_: &'static str, holds: bool, reason: &'s
 }
 
 /// Every state of every condition.
-pub const STATES: [State; 19] = [
+pub const STATES: [State; 24] = [
     state("AIBudget", condition::READY, true, "InForce", false, "The budget is valid, and every matching call must fit it."),
     state("AIBudget", condition::READY, false, "Invalid", true, "The spec means nothing; the message names each field and its remedy."),
     state(
@@ -70,6 +70,32 @@ pub const STATES: [State; 19] = [
         true,
         "Within the last five minutes a sidecar told that it could not reach the ledger, and let calls through (`FailOpen`); they are charged.",
     ),
+    state(
+        "AIBudget",
+        condition::LEDGER_AVAILABLE,
+        false,
+        "NoSpace",
+        true,
+        "The ledger's volume is full. Enlarge it, or keep single calls for less long (`ledger.keepCallsDays`).",
+    ),
+    state(
+        "AIBudget",
+        condition::LEDGER_AVAILABLE,
+        false,
+        "ReadOnly",
+        true,
+        "The ledger cannot be written: its volume is mounted read-only, or the database is a standby.",
+    ),
+    state(
+        "AIBudget",
+        condition::LEDGER_AVAILABLE,
+        false,
+        "Corrupt",
+        true,
+        "The ledger holds what it did not write. Restore it from a backup.",
+    ),
+    state("AIBudget", condition::LEDGER_AVAILABLE, false, "Unreachable", true, "The database does not answer."),
+    state("AIBudget", condition::LEDGER_AVAILABLE, false, "Failing", true, "The ledger fails for another reason, which the message gives."),
     state("ModelRoute", condition::READY, true, "InForce", false, "Calls of the selected pods take this route."),
     state("ModelRoute", condition::READY, false, "Invalid", true, "The spec means nothing; the message names each field and its remedy."),
     state(

@@ -269,7 +269,7 @@ impl Control for Arc<ControlService> {
         let holder = HolderId(member.pod.origin.pod_uid.clone());
         let acquire = ask.into_acquire(holder, |key| member.budgets.terms(key, now), now);
         let acquire = acquire.map_err(|unknown| Status::permission_denied(unknown.to_string()))?;
-        let decision = self.context.ledger.acquire(acquire).await.map_err(|error| {
+        let decision = self.context.outages.wrote(self.context.ledger.acquire(acquire).await, now).map_err(|error| {
             self.metrics.leases.with_label_values(&["failed"]).inc();
             ledger_status(error)
         })?;
@@ -286,7 +286,8 @@ impl Control for Arc<ControlService> {
         let origin = &member.pod.origin;
         let terms = |key: &LimitKey| member.budgets.terms(key, now);
         let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
-        self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await.map_err(ledger_status)?;
+        let written = self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await;
+        self.context.outages.wrote(written, now).map_err(ledger_status)?;
         self.context.runaways.note(&member.budgets, origin, &reported, now);
         self.context.outages.note(&member.budgets, &reported, now);
         Ok(Response::new(proto::ReportResponse {}))

@@ -1,5 +1,6 @@
 //! What budgets did while sidecars could not reach the ledger: calls that were refused, and calls that were let through and charged
-//! afterwards. Sidecars tell of it once they reach the operator again. In memory: what was told before a restart is history.
+//! afterwards. Sidecars tell of it once they reach the operator again. And what is wrong with the ledger itself, for as long as it is. In
+//! memory: what was told before a restart is history.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use crate::core::budget::BudgetSet;
 use crate::core::call::CallOutcome;
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Enforcement, ResourceKey};
+use crate::ledger::LedgerError;
 
 /// How long an outage is news after the last that was heard of it.
 const NEWS_MS: i64 = 5 * 60_000;
@@ -25,13 +27,26 @@ pub struct Outage {
     pub last_ms: i64,
 }
 
-/// The latest outage of each budget.
+/// What is wrong with the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// [`LedgerError::reason`].
+    pub reason: &'static str,
+    pub message: String,
+    /// Unix milliseconds.
+    pub last_ms: i64,
+}
+
+/// The latest outage of each budget, and the ledger's own fault.
 #[derive(Default)]
-pub struct Outages(Mutex<HashMap<ResourceKey, Outage>>);
+pub struct Outages {
+    budgets: Mutex<HashMap<ResourceKey, Outage>>,
+    fault: Mutex<Option<Fault>>,
+}
 
 impl Outages {
     fn lock(&self) -> MutexGuard<'_, HashMap<ResourceKey, Outage>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what a pod reported and the ledger took: whatever names a limit without a lease, though its budget asks for one.
@@ -63,6 +78,29 @@ impl Outages {
     /// A budget's outage, while it is news.
     pub fn of(&self, key: &ResourceKey, now_ms: i64) -> Option<Outage> {
         self.lock().get(key).copied().filter(|outage| now_ms - outage.last_ms <= NEWS_MS)
+    }
+
+    /// Notes how a write of the ledger went: one that is done ends a fault.
+    pub fn wrote<T>(&self, result: Result<T, LedgerError>, now_ms: i64) -> Result<T, LedgerError> {
+        match &result {
+            Ok(_) => *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            Err(error) => self.failed(error, now_ms),
+        }
+        result
+    }
+
+    /// Notes that the ledger did not do what it was asked.
+    pub fn failed(&self, error: &LedgerError, now_ms: i64) {
+        if let Some(reason) = error.reason() {
+            let fault = Fault { reason, message: error.to_string(), last_ms: now_ms };
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        }
+    }
+
+    /// What is wrong with the ledger, as far as it was asked of late.
+    pub fn fault(&self, now_ms: i64) -> Option<Fault> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.clone().filter(|fault| now_ms - fault.last_ms <= NEWS_MS)
     }
 
     /// Forgets budgets that are not there any more.
@@ -113,6 +151,20 @@ mod tests {
         assert_eq!(after("Fit", &[settled("refused", &both)]).map(|o| (o.let_through, o.refused)), Some((0, true)));
         assert_eq!(after("Warn", &[settled("completed", &both)]), None, "what only warns never has a lease");
         assert_eq!(after("Block", &[settled("completed", &[]), settled("completed", &["shop/other/total"])]), None);
+    }
+
+    #[test]
+    fn a_fault_of_the_ledger_stands_until_it_writes_again_or_nobody_asks_for_minutes() {
+        let outages = Outages::default();
+        let full = || Err::<(), _>(LedgerError::NoSpace("no space left on the volume".into()));
+        assert!(outages.wrote(full(), 5).is_err());
+        let fault = outages.fault(5 + NEWS_MS).expect("a fault");
+        assert!(fault.reason == "NoSpace" && fault.message.contains("no space left"), "{fault:?}");
+        assert_eq!(outages.fault(6 + NEWS_MS), None);
+        outages.failed(&LedgerError::Stopped, 7);
+        assert_eq!(outages.fault(7), Some(fault), "to be told to end is no fault");
+        assert_eq!(outages.wrote(Ok(3), 8), Ok(3));
+        assert_eq!(outages.fault(8), None);
     }
 
     #[test]

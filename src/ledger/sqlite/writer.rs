@@ -134,4 +134,36 @@ mod tests {
         let settled: String = connection.query_row("SELECT settled FROM accounts", [], |row| row.get(0)).expect("an account");
         assert_eq!(settled, "200", "each call once");
     }
+
+    #[test]
+    fn a_disk_that_became_read_only_fails_what_writes_and_loses_nothing() {
+        let mut connection = ledger();
+        let ask = |seq| Request::Acquire(acquire("a", seq, &[limit("shop/b/l", 100)], 10, 10));
+        carry_out(&mut connection, [ask(1)].iter()).expect("written");
+        connection.pragma_update(None, "query_only", true).expect("read-only");
+        let failed = carry_out(&mut connection, [ask(2)].iter());
+        assert!(matches!(failed, Err(LedgerError::ReadOnly(_))), "{failed:?}");
+        connection.pragma_update(None, "query_only", false).expect("writable");
+        let again = carry_out(&mut connection, [ask(1), ask(2)].iter()).expect("written");
+        assert!(again.iter().all(|answer| matches!(answer, Ok(Answer::Acquired(Decision::Granted { .. })))), "{again:?}");
+        let held: String = connection.query_row("SELECT outstanding FROM accounts", [], |row| row.get(0)).expect("an account");
+        assert_eq!(held, "20", "the first request counts once");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_any_more_is_named_corrupt() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let path = directory.path().join("ledger.db");
+        let mut connection = Connection::open(&path).expect("a file");
+        schema::prepare(&mut connection, "file").expect("a schema");
+        connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").expect("all of it in one file");
+        drop(connection);
+        let whole = std::fs::read(&path).expect("a file");
+        // The header stays, so that it opens; what the tables are made of does not.
+        let broken: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| if at < 4_096 { *byte } else { 0x5a }).collect();
+        std::fs::write(&path, broken).expect("written");
+        let mut connection = Connection::open(&path).expect("it opens");
+        let failed = carry_out(&mut connection, [Request::Acquire(acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10))].iter());
+        assert!(matches!(failed, Err(LedgerError::Corrupt(_))), "{failed:?}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::core::runaway::{Basis, RunawayAction, Running, Scale};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
-use crate::operator::outages::Outage;
+use crate::operator::outages::{Fault, Outage};
 use crate::operator::selection;
 pub use memory::Memory;
 use memory::{Found, View};
@@ -39,6 +39,8 @@ struct Inputs<'a> {
     running: Vec<Running>,
     /// What was done without the ledger lately.
     outage: Option<Outage>,
+    /// What is wrong with the ledger.
+    fault: Option<Fault>,
     selected_pods: usize,
     now_ms: i64,
 }
@@ -51,7 +53,15 @@ impl Round<'_> {
         let compiled = parsed.clone().and_then(|b| BudgetSet::compile(vec![b]).map_err(|e| e.to_string()));
         let terms = compiled.as_ref().map(|set| set.limits_of(&key, self.now_ms)).unwrap_or_default();
         let found = match &parsed {
-            Ok(parsed) => self.found(budget, parsed, &terms).await?,
+            Ok(parsed) => match self.found(budget, parsed, &terms).await {
+                Err(ReconcileError::Ledger(error)) => {
+                    self.context.outages.failed(&error, self.now_ms);
+                    let Some(fault) = self.context.outages.fault(self.now_ms) else { return Err(error.into()) };
+                    let (status, news) = unread(budget, fault, self.now_ms);
+                    return self.publisher.status(budget, budget.status.as_ref(), &status, &news).await.map(|()| None);
+                }
+                found => found?,
+            },
             Err(_) => Vec::new(),
         };
         let workloads = budget.spec.scope.workloads.as_ref();
@@ -73,6 +83,7 @@ impl Round<'_> {
             limits: remembered.look(found, &budget.spec.alerts, said(budget, condition::ALERTING), self.now_ms),
             running,
             outage: self.context.outages.of(&key, self.now_ms),
+            fault: self.context.outages.fault(self.now_ms),
             selected_pods: self.snapshot.pods.iter().filter(selected).count(),
             now_ms: self.now_ms,
         };
@@ -141,7 +152,7 @@ fn decide(inputs: &Inputs<'_>) -> (AIBudgetStatus, Vec<Transition>) {
         limits.sort_by(|a, b| b.percent_spent.cmp(&a.percent_spent).then_with(|| (&a.name, &a.split).cmp(&(&b.name, &b.split))));
         limits.truncate(MAX_LISTED);
         findings.push(exhausted(&inputs.limits));
-        findings.push(ledger_available(inputs.outage));
+        findings.push(ledger_available(inputs.outage, inputs.fault.as_ref()));
         let crossed: Vec<String> = inputs.limits.iter().flat_map(|view| view.crossed.clone()).collect();
         joined.extend(news_of(said(inputs.budget, condition::ALERTING), "ThresholdCrossed", &crossed));
         findings.push(alarm(condition::ALERTING, ("ThresholdCrossed", &crossed), ("BelowThresholds", "No alert's threshold is crossed.")));
@@ -191,8 +202,21 @@ fn exhausted(limits: &[View]) -> Finding {
     Finding { type_: condition::EXHAUSTED, holds, reason, message, is_alarm: true }
 }
 
-/// Whether the budget was kept by the ledger of late.
-fn ledger_available(outage: Option<Outage>) -> Finding {
+/// The status of a budget whose standing cannot be read: as it was, and why it says nothing new.
+fn unread(budget: &AIBudget, fault: Fault, now_ms: i64) -> (AIBudgetStatus, Vec<Transition>) {
+    let before = budget.status.clone().unwrap_or_default();
+    let (found, news) = conditions(&before.conditions, &[ledger_available(None, Some(&fault))], before.observed_generation, now_ms);
+    let others = before.conditions.iter().filter(|c| c.type_ != condition::LEDGER_AVAILABLE).cloned();
+    (AIBudgetStatus { conditions: others.chain(found).collect(), ..before }, news)
+}
+
+/// Whether the budget is kept by the ledger, and was of late.
+fn ledger_available(outage: Option<Outage>, fault: Option<&Fault>) -> Finding {
+    if let Some(Fault { reason, message, .. }) = fault {
+        let message =
+            format!("{message}. Until it works again sidecars spend what they have leased, and then do what onLedgerUnavailable says.");
+        return Finding { type_: condition::LEDGER_AVAILABLE, holds: false, reason, message, is_alarm: false };
+    }
     let (holds, reason, message) = match outage {
         None => (true, "Reachable", "Sidecars reach the ledger.".to_owned()),
         Some(Outage { let_through: 0, .. }) => {

@@ -45,7 +45,8 @@ fn round(
     });
     let limits = remembered.look(found.collect(), &resource.spec.alerts, said(resource, condition::ALERTING), now_ms);
     let parsed = parsed.as_ref().map_err(Clone::clone);
-    let (status, news) = decide(&Inputs { budget: resource, parsed, limits, running: vec![], outage: None, selected_pods: 2, now_ms });
+    let (status, news) =
+        decide(&Inputs { budget: resource, parsed, limits, running: vec![], outage: None, fault: None, selected_pods: 2, now_ms });
     resource.status = Some(status.clone());
     (status, news)
 }
@@ -229,7 +230,16 @@ fn a_runaway_is_named_with_what_it_spent_and_what_is_done() {
         allowance: DOLLAR / 300,
     };
     let decided = |resource: &AIBudget, running| {
-        decide(&Inputs { budget: resource, parsed: Ok(&parsed), limits: vec![], running, outage: None, selected_pods: 0, now_ms: 1 })
+        decide(&Inputs {
+            budget: resource,
+            parsed: Ok(&parsed),
+            limits: vec![],
+            running,
+            outage: None,
+            fault: None,
+            selected_pods: 0,
+            now_ms: 1,
+        })
     };
     let (status, news) = decided(&resource, vec![running("crawler")]);
     assert_eq!(is(&status, "Runaway"), Some(true));
@@ -242,4 +252,17 @@ fn a_runaway_is_named_with_what_it_spent_and_what_is_done() {
     assert!(news.len() == 1 && news[0].message.contains("writer") && !news[0].message.contains("crawler"), "{news:?}");
     let (status, _) = decided(&AIBudget { status: Some(status), ..resource.clone() }, vec![]);
     assert_eq!(is(&status, "Runaway"), Some(false));
+}
+
+#[test]
+fn a_budget_whose_standing_cannot_be_read_keeps_its_figures_and_says_what_is_wrong_with_the_ledger() {
+    let mut resource = budget(json!({"limits": [{"name": "total", "usd": "1", "period": "Lifetime"}]}));
+    let (known, _) = decided(&resource, vec![(balance(400_000_000_000, 0), None)]);
+    resource.status = Some(known.clone());
+    let fault = || Fault { reason: "Unreachable", message: "the database does not answer".into(), last_ms: 1 };
+    let (status, news) = unread(&resource, fault(), 7_300_000);
+    assert_eq!((&status.limits, is(&status, "LedgerAvailable"), is(&status, "Ready")), (&known.limits, Some(false), Some(true)));
+    assert_eq!(news.iter().map(|t| (t.reason, t.warning)).collect::<Vec<_>>(), [("Unreachable", true)]);
+    resource.status = Some(status);
+    assert_eq!(unread(&resource, fault(), 7_400_000).1, [], "once is enough");
 }
