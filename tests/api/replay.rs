@@ -151,11 +151,8 @@ async fn replay(rows: Vec<Row>, speed: f64, marks: &[u64]) -> Value {
             let message = json!({"role": "user", "content": row.prompt(number)});
             let answer = sidecar.post(json!({"model": "gpt-5", "max_completion_tokens": row.generated, "messages": [message]})).await;
             match answer.status {
-                200 => answered.fetch_add(1, Ordering::Relaxed),
-                429 => {
-                    refusal.get_or_init(async || Refusal { at: start.elapsed(), billed: provider.bill().0 }).await;
-                    return;
-                }
+                200 => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                429 => drop(refusal.get_or_init(async || Refusal { at: start.elapsed(), billed: provider.bill().0 }).await.at),
                 other => panic!("call {number} has status {other}: {}", answer.text),
             };
         });
