@@ -56,8 +56,8 @@ class HangingUp(Case):
         for path in BOTH:
             for stream in (False, True):
                 connection = http.client.HTTPConnection(stack.url.removeprefix("http://"))
-                connection.request("POST", path, json.dumps(asked(path, stream=stream)), {"anthropic-version": "2023-06-01"})
                 flying = stack.bill().total.calls
+                connection.request("POST", path, json.dumps(asked(path, stream=stream)), {"anthropic-version": "2023-06-01"})
                 until("the provider has the call", lambda: stack.bill().total.calls > flying)
                 hang_up(connection)
         self.assertEqual({call.outcome for call in stack.assert_agrees(calls=4)}, {"completed"})
