@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spendkeeper::core::money::PicoUsd;
 
 use crate::caller::{rules, start_named};
 use crate::cluster::{Cut, Namespace, eventually, get, kill_container, kubectl, pod_of, try_kubectl};
-use crate::provider::{Bill, bill};
+use crate::provider::{Bill, Faults, bill};
 
 const PODS: usize = 5;
 const LABEL: &str = "attack";
@@ -68,6 +68,8 @@ fn billed(at_least: &str) -> Bill {
 fn a_budget_of_five_dollars_withstands_320_streams_a_killed_operator_a_cut_network_and_a_killed_sidecar() {
     let namespace = Namespace::new("attack");
     rules(&namespace, "5.00");
+    // Answers that take their time: the more of them are under way when something is killed.
+    let _slow = Faults::set(&json!([{"kind": "Slow", "label": LABEL, "delayMs": 1_500, "every": 1}]));
     let pods: Vec<String> = (0..PODS).map(|pod| format!("{LABEL}-{pod}")).collect();
     for pod in &pods {
         start_named(&namespace, pod, LABEL, STREAMS);
@@ -97,6 +99,8 @@ fn a_budget_of_five_dollars_withstands_320_streams_a_killed_operator_a_cut_netwo
         let refusing = pods.iter().all(|pod| log(pod).contains("'refused'") && !log(pod).contains("'refused': 0"));
         (refusing && limit["reserved"] == "$0.000000").then_some(limit)
     });
+    let restarted = |object: &Value, statuses: &str| object["status"][statuses][0]["restartCount"].as_i64() > Some(0);
+    assert!(restarted(&get(&namespace.0, &format!("pod/{}", pods[1])), "initContainerStatuses"), "the sidecar was killed");
     for pod in &pods {
         kubectl(&["delete", "pod", "-n", &namespace.0, pod, "--wait=false"]);
     }
@@ -106,6 +110,5 @@ fn a_budget_of_five_dollars_withstands_320_streams_a_killed_operator_a_cut_netwo
     assert!(bill.max_in_flight >= 64 * (PODS as i64 - 1), "at most {} streams were in flight", bill.max_in_flight);
     // The streams of the killed sidecar are charged as reserved: at least what the provider generated of them.
     assert!(bill.usd <= spent && spent <= PicoUsd::from_usd(5), "billed {}, charged {}", bill.usd.to_decimal(), spent.to_decimal());
-    let restarted = |object: &Value, statuses: &str| object["status"][statuses][0]["restartCount"].as_i64() > Some(0);
     assert!(restarted(&get("spendkeeper-system", &format!("pod/{operator}")), "containerStatuses"), "the operator was killed");
 }

@@ -11,7 +11,7 @@ pub fn rules(namespace: &Namespace, limit: &str) {
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": name}, "stringData": {"openai": "demo-openai-key"}}),
         json!({"apiVersion": "spendkeeper.dev/v1alpha1", "kind": "ModelRoute", "metadata": {"name": "models", "namespace": name},
             "spec": {"backends": [{"name": "openai", "provider": "OpenAI", "endpoint": "http://provider.ai-platform.svc.cluster.local",
-                "credentials": {"name": "keys", "key": "openai"}, "models": [{"name": "gpt-5.4", "tier": "frontier"}]}]}}),
+                "serviceTier": "Standard", "credentials": {"name": "keys", "key": "openai"}, "models": [{"name": "gpt-5.4", "tier": "frontier"}]}]}}),
         json!({"apiVersion": "spendkeeper.dev/v1alpha1", "kind": "AIBudget", "metadata": {"name": "total", "namespace": name},
             "spec": {"limits": [{"name": "total", "usd": limit, "period": "Lifetime"}]}}),
     ];
