@@ -38,12 +38,14 @@ test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds,
 	target/example-app/bin/python3 -m unittest discover --quiet --start-directory examples/apps/tests
 
 test-postgres: ## The ledger's promises on a PostgreSQL server of its own (of the machine's packages)
+	tests/cluster/postgres
 	cargo test --locked --lib ledger::postgres -- --ignored
 
 test-fuzz: ## Every parser of outside bytes, a second each (FUZZ_SECONDS, FUZZ_SEED, FUZZ_TARGET)
 	cargo test --quiet --locked --test fuzz
 
 test-simulation: ## A million random histories of leases, crashes and lost messages (SIM_SCHEDULES, SIM_SEED, SIM_STORED)
+	tests/cluster/postgres
 	cargo test --quiet --locked --test simulation
 
 test-model: ## Every history of a few calls (MODEL_SCENARIO)
