@@ -68,6 +68,33 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
+    /// Of something that has only begun: it cost nothing, and if nothing more is learnt it has failed.
+    pub fn begun(id: CallId, origin: Origin, dimensions: Dimensions, kind: CallKind, started_at_ms: i64) -> CallRecord {
+        CallRecord {
+            id,
+            started_at_ms,
+            duration_ms: 0,
+            time_to_first_byte_ms: None,
+            origin,
+            dimensions,
+            kind,
+            route: String::new(),
+            backend: String::new(),
+            requested_model: String::new(),
+            model: String::new(),
+            requested_tier: None,
+            tier: None,
+            classification: None,
+            usage: Usage::default(),
+            cost: PicoUsd::ZERO,
+            reserved: Amount::ZERO,
+            bytes: 0,
+            outcome: CallOutcome::Failed,
+            status: 0,
+            unpriced: false,
+        }
+    }
+
     /// What the call weighs in each unit.
     pub fn amount(&self) -> Amount {
         let tokens = i64::try_from(self.usage.total()).unwrap_or(i64::MAX);

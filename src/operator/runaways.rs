@@ -135,11 +135,9 @@ mod tests {
     use super::*;
     use crate::api::budget::AIBudgetSpec;
     use crate::api::parse;
-    use crate::core::amount::Amount;
     use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
     use crate::core::dimensions::{Dimension, Dimensions};
     use crate::core::money::PicoUsd;
-    use crate::core::usage::Usage;
     use serde_json::json;
 
     const DOLLAR: Scale = Scale { limit: PicoUsd::from_usd(1).0, window_ms: None };
@@ -156,29 +154,9 @@ mod tests {
 
     fn call(team: &str, agent: &str, usd: &str) -> Reported {
         let dimensions = [(Dimension::Team, team), (Dimension::Agent, agent)];
-        let record = CallRecord {
-            id: CallId(String::new()),
-            started_at_ms: 0,
-            duration_ms: 0,
-            time_to_first_byte_ms: None,
-            origin: Origin::default(),
-            dimensions: Dimensions(dimensions.map(|(d, v)| (d, v.to_owned())).into()),
-            kind: CallKind::Shared,
-            route: String::new(),
-            backend: String::new(),
-            requested_model: String::new(),
-            model: String::new(),
-            requested_tier: None,
-            tier: None,
-            classification: None,
-            usage: Usage::default(),
-            cost: usd.parse().expect("an amount"),
-            reserved: Amount::ZERO,
-            bytes: 0,
-            outcome: CallOutcome::Completed,
-            status: 200,
-            unpriced: false,
-        };
+        let dimensions = Dimensions(dimensions.map(|(d, v)| (d, v.to_owned())).into());
+        let begun = CallRecord::begun(CallId(String::new()), Origin::default(), dimensions, CallKind::Shared, 0);
+        let record = CallRecord { cost: usd.parse().expect("an amount"), outcome: CallOutcome::Completed, status: 200, ..begun };
         Reported::Settled { record: Arc::new(record), lease: None, unleased: vec![] }
     }
 

@@ -20,13 +20,10 @@ use super::route::{self, Plan};
 use super::settle::Accounts;
 use super::telemetry::Telemetry;
 use super::upstream::Upstream;
-use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
 use crate::core::dimensions::Dimensions;
-use crate::core::money::PicoUsd;
 use crate::core::policy::Tier;
 use crate::core::route::Choice;
-use crate::core::usage::Usage;
 use crate::llm::ErrorKind;
 
 /// What every call needs.
@@ -176,31 +173,9 @@ pub fn blank(snapshot: &Snapshot, call: &Admitted, kind: CallKind) -> CallRecord
     }
 }
 
-/// The record of something that has only begun: it cost nothing, and if nothing more is learnt it has failed.
+/// The record of something that has only begun.
 pub fn record_of(snapshot: &Snapshot, dimensions: Dimensions, kind: CallKind, started_at_ms: i64) -> CallRecord {
-    CallRecord {
-        id: new_id(),
-        started_at_ms,
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: snapshot.policy.origin.clone(),
-        dimensions,
-        kind,
-        route: String::new(),
-        backend: String::new(),
-        requested_model: String::new(),
-        model: String::new(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Usage::default(),
-        cost: PicoUsd::ZERO,
-        reserved: Amount::ZERO,
-        bytes: 0,
-        outcome: CallOutcome::Failed,
-        status: 0,
-        unpriced: false,
-    }
+    CallRecord::begun(new_id(), snapshot.policy.origin.clone(), dimensions, kind, started_at_ms)
 }
 
 /// Version 7: ordered by time, which keeps the ledger's index compact.

@@ -13,7 +13,6 @@ use spendkeeper::core::lease::LeaseId;
 use spendkeeper::core::limit::LimitKey;
 use spendkeeper::core::money::PicoUsd;
 use spendkeeper::core::policy::ResourceKey;
-use spendkeeper::core::usage::Usage;
 use spendkeeper::ledger::query::LimitBalance;
 use spendkeeper::ledger::sqlite::SqliteLedger;
 use spendkeeper::ledger::{Acquire, Decision, Entry, HolderId, Ledger};
@@ -78,29 +77,8 @@ fn opened(call: &str, lease: &str, dollars: i64) -> Entry {
 }
 
 fn settled(call: &str, lease: &str, dollars: i64) -> Entry {
-    let record = CallRecord {
-        id: CallId(call.into()),
-        started_at_ms: 0,
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: Origin::default(),
-        dimensions: Dimensions::default(),
-        kind: CallKind::Shared,
-        route: String::new(),
-        backend: String::new(),
-        requested_model: String::new(),
-        model: String::new(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Usage::default(),
-        cost: PicoUsd::from_usd(dollars),
-        reserved: Amount::ZERO,
-        bytes: 0,
-        outcome: CallOutcome::Completed,
-        status: 200,
-        unpriced: false,
-    };
+    let begun = CallRecord::begun(CallId(call.into()), Origin::default(), Dimensions::default(), CallKind::Shared, 0);
+    let record = CallRecord { cost: PicoUsd::from_usd(dollars), outcome: CallOutcome::Completed, status: 200, ..begun };
     Entry::Settled { record: Arc::new(record), lease: Some(LeaseId(lease.into())), unleased: vec![] }
 }
 

@@ -81,27 +81,20 @@ pub fn acquire(lease: &str, seq: u64, limits: &[LimitTerms], min: i128, want: i1
 }
 
 pub fn record(id: &str, cost: i128, outcome: CallOutcome) -> Arc<CallRecord> {
+    let origin = Origin { namespace: "shop".into(), workload: "Deployment/bot".into(), ..Origin::default() };
+    let kind = CallKind::Model { protocol: Protocol::OpenAIChat };
     Arc::new(CallRecord {
-        id: CallId(id.into()),
-        started_at_ms: 0,
         duration_ms: 5,
-        time_to_first_byte_ms: None,
-        origin: Origin { namespace: "shop".into(), workload: "Deployment/bot".into(), ..Origin::default() },
-        dimensions: Dimensions::default(),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
         route: "shop/models".into(),
         backend: "openai".into(),
         requested_model: "m".into(),
         model: "m".into(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
         usage: Usage { input: 10, output: 5, ..Usage::default() },
         cost: PicoUsd(cost),
         reserved: usd(cost),
         bytes: 100,
         outcome,
         status: 200,
-        unpriced: false,
+        ..CallRecord::begun(CallId(id.into()), origin, Dimensions::default(), kind, 0)
     })
 }

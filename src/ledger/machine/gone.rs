@@ -8,9 +8,7 @@ use super::rows::{Charge, Ended, OpenCall, Rows};
 use crate::core::amount::Amount;
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
 use crate::core::dimensions::{Dimensions, Origin};
-use crate::core::money::PicoUsd;
 use crate::core::policy::Protocol;
-use crate::core::usage::Usage;
 use crate::ledger::{HolderId, LeaseId, Reconciled};
 
 /// How long an empty lease is remembered, so that what is reported late still finds its limits. Milliseconds.
@@ -60,27 +58,6 @@ fn record(id: CallId, call: OpenCall) -> CallRecord {
 
 /// The record of a call of which only the reservation is known.
 fn nothing_known(id: CallId, holder: &HolderId) -> CallRecord {
-    CallRecord {
-        id,
-        started_at_ms: 0,
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: Origin { pod_uid: holder.0.clone(), ..Origin::default() },
-        dimensions: Dimensions::default(),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
-        route: String::new(),
-        backend: String::new(),
-        requested_model: String::new(),
-        model: String::new(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Usage::default(),
-        cost: PicoUsd::ZERO,
-        reserved: Amount::ZERO,
-        bytes: 0,
-        outcome: CallOutcome::Unknown,
-        status: 0,
-        unpriced: false,
-    }
+    let origin = Origin { pod_uid: holder.0.clone(), ..Origin::default() };
+    CallRecord::begun(id, origin, Dimensions::default(), CallKind::Model { protocol: Protocol::OpenAIChat }, 0)
 }

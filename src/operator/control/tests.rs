@@ -236,29 +236,10 @@ async fn whoever_lacks_something_recalls_it_from_the_others_that_share_the_limit
 #[tokio::test]
 async fn a_call_is_recorded_as_the_reporters_whatever_the_record_claims() {
     let bench = Bench::new();
-    let record = CallRecord {
-        id: CallId("call-1".into()),
-        started_at_ms: 0,
-        duration_ms: 1,
-        time_to_first_byte_ms: None,
-        origin: Origin { namespace: "victim".into(), workload: "Deployment/victim".into(), ..Origin::default() },
-        dimensions: Default::default(),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
-        route: String::new(),
-        backend: String::new(),
-        requested_model: String::new(),
-        model: "m".into(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
-        usage: Default::default(),
-        cost: PicoUsd::from_micro(3),
-        reserved: Amount::ZERO,
-        bytes: 0,
-        outcome: CallOutcome::Completed,
-        status: 200,
-        unpriced: false,
-    };
+    let victim = Origin { namespace: "victim".into(), workload: "Deployment/victim".into(), ..Origin::default() };
+    let kind = CallKind::Model { protocol: Protocol::OpenAIChat };
+    let begun = CallRecord::begun(CallId("call-1".into()), victim, Default::default(), kind, 0);
+    let record = CallRecord { model: "m".into(), cost: PicoUsd::from_micro(3), outcome: CallOutcome::Completed, status: 200, ..begun };
     let entry = Reported::Settled { record: Arc::new(record), lease: None, unleased: vec![LimitKey("shop/all/m".into())] };
     let report = || with_token("pod-a", proto::ReportRequest { entries: vec![entry.clone().into()] });
     bench.service.report(report()).await.expect("taken");

@@ -8,28 +8,17 @@ use crate::core::policy::Protocol;
 use crate::core::usage::Usage;
 
 fn draft(id: &str) -> CallRecord {
+    let kind = CallKind::Model { protocol: Protocol::OpenAIChat };
     CallRecord {
-        id: CallId(id.into()),
-        started_at_ms: 1,
-        duration_ms: 0,
-        time_to_first_byte_ms: None,
-        origin: Origin::default(),
-        dimensions: Dimensions::default(),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
         route: "a/r".into(),
         backend: "b".into(),
         requested_model: "m".into(),
         model: "m".into(),
-        requested_tier: None,
-        tier: None,
-        classification: None,
         usage: Usage { input: 3, ..Usage::default() },
         cost: PicoUsd(7),
         reserved: amount(7),
-        bytes: 0,
         outcome: CallOutcome::Unknown,
-        status: 0,
-        unpriced: false,
+        ..CallRecord::begun(CallId(id.into()), Origin::default(), Dimensions::default(), kind, 1)
     }
 }
 
