@@ -359,7 +359,8 @@ pub fn shown(n: i128) -> i128 {
 /// A foretold time as it is shown: the further off, the coarser.
 pub fn shown_time(at_ms: i64, now_ms: i64) -> i64 {
     const MINUTE: i64 = 60_000;
-    const STEPS: [(i64, i64); 3] = [(120 * MINUTE, 5 * MINUTE), (24 * 60 * MINUTE, 60 * MINUTE), (7 * 24 * 60 * MINUTE, 6 * 60 * MINUTE)];
+    const HOUR: i64 = 60 * MINUTE;
+    const STEPS: [(i64, i64); 4] = [(15 * MINUTE, MINUTE), (2 * HOUR, 5 * MINUTE), (24 * HOUR, HOUR), (7 * 24 * HOUR, 6 * HOUR)];
     let step = STEPS.iter().find(|(ahead, _)| at_ms - now_ms < *ahead).map_or(24 * 60 * MINUTE, |(_, step)| *step);
     at_ms - at_ms.rem_euclid(step)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use spendkeeper::api::AIBudget;
+use spendkeeper::core::forecast::Pace;
 use spendkeeper::core::money::PicoUsd;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -112,6 +113,14 @@ impl Provider {
     }
 }
 
+/// When a limit of which so much was spent so far is used up, as a budget that is an hour old is told it (its status rounds to minutes):
+/// milliseconds since the beginning.
+fn exhausted_at_ms(limit: i128, spent: i128, elapsed: Duration) -> Option<i64> {
+    let now_ms = i64::try_from(elapsed.as_millis()).unwrap();
+    let pace = Pace { limit, spent, since_ms: 0, now_ms, end_ms: None, rolling_ms: None };
+    pace.straight_to_exhaustion_ms()
+}
+
 async fn replay(rows: Vec<Row>, speed: f64, marks: &[u64]) -> Value {
     let turn = disrupted().await;
     let operator = turn.operator("replay", Ports::free());
@@ -139,9 +148,7 @@ async fn replay(rows: Vec<Row>, speed: f64, marks: &[u64]) -> Value {
     let mut marks = marks.iter().map(|minute| Duration::from_secs(minute * 60)).peekable();
     for (number, row) in rows.iter().copied().enumerate() {
         while let Some(mark) = marks.next_if(|mark| *mark <= row.at) {
-            let status = scene.api::<AIBudget>().get("b").await.unwrap().status.unwrap_or_default();
-            let exhausted = status.limits.first().and_then(|limit| limit.exhausted_at.clone());
-            forecasts.push((mark, start.elapsed(), Timestamp::now(), exhausted));
+            forecasts.push((mark, exhausted_at_ms(limit, provider.bill().0, start.elapsed())));
         }
         tokio::time::sleep_until(start + row.at.div_f64(speed)).await;
         // Unequal, as pods are: the first has as much as the last ten.
@@ -172,11 +179,9 @@ async fn replay(rows: Vec<Row>, speed: f64, marks: &[u64]) -> Value {
     scene.once::<AIBudget>("what was billed is what was spent", "b", agrees).await;
     let refusal = refusal.get().expect("a budget of two thirds is used up");
     let percent = |part: i128| (part * 10_000 / limit) as f64 / 100.0;
-    let error = |(mark, elapsed, now, exhausted): &(Duration, Duration, Timestamp, Option<String>)| {
-        let at = exhausted.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+    let error = |(mark, forecast_ms): &(Duration, Option<i64>)| {
         // Minutes of the trace between what was forecast and what came.
-        let forecast = at.map(|at| elapsed.as_secs_f64() + (at.as_second() - now.as_second()) as f64);
-        let wrong = forecast.map(|forecast| ((forecast - refusal.at.as_secs_f64()) * speed / 6.0).round() / 10.0);
+        let wrong = forecast_ms.map(|ms| ((ms as f64 / 1_000.0 - refusal.at.as_secs_f64()) * speed / 6.0).round() / 10.0);
         json!({"after_min": mark.as_secs() / 60, "exhaustion_error_min": wrong})
     };
     let round_trips: f64 = operator.metric("spendkeeper_lease_requests_total", "");

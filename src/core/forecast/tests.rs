@@ -154,7 +154,8 @@ fn a_rolling_window_at_its_usual_rate_is_never_exhausted_and_one_that_fills_is()
 fn what_is_shown_has_two_digits_and_times_are_coarser_the_further_off() {
     assert_eq!([0, 7, 99, 104, 105, 9_949, 9_951, -105].map(shown), [0, 7, 99, 100, 110, 9_900, 10_000, -110]);
     let at = |ahead_ms: i64| shown_time(MONDAY + 12 * HOUR + ahead_ms, MONDAY + 12 * HOUR) - MONDAY;
-    assert_eq!(at(7 * 60_000), 12 * HOUR + 5 * 60_000);
+    assert_eq!(at(7 * 60_000 + 1), 12 * HOUR + 7 * 60_000, "what is near is no time that has passed");
+    assert_eq!(at(17 * 60_000), 12 * HOUR + 15 * 60_000);
     assert_eq!(at(5 * HOUR + 1), 17 * HOUR);
     assert_eq!(at(3 * DAY), 3 * DAY + 12 * HOUR);
 }
