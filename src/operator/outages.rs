@@ -117,7 +117,8 @@ mod tests {
 
     use super::*;
     use crate::api::parse;
-    use crate::core::call::CallRecord;
+    use crate::core::call::{CallId, CallKind, CallRecord};
+    use crate::core::dimensions::{Dimensions, Origin};
     use crate::core::limit::LimitKey;
 
     fn set(enforcement: &str) -> (ResourceKey, BudgetSet) {
@@ -128,11 +129,9 @@ mod tests {
     }
 
     fn settled(outcome: &str, unleased: &[&str]) -> Reported {
-        let record: CallRecord = serde_json::from_value(json!({
-            "id": "c", "startedAtMs": 0, "durationMs": 0, "origin": {}, "dimensions": {}, "usage": {}, "cost": "0.25",
-            "kind": {"type": "model", "protocol": "OpenAIChat"}, "outcome": outcome,
-        }))
-        .expect("a record");
+        let outcome = serde_json::from_value(json!(outcome)).expect("an outcome");
+        let begun = CallRecord::begun(CallId("c".into()), Origin::default(), Dimensions::default(), CallKind::Shared, 0);
+        let record = CallRecord { cost: PicoUsd(250_000_000_000), outcome, ..begun };
         let unleased = unleased.iter().map(|key| LimitKey((*key).to_owned())).collect();
         Reported::Settled { record: Arc::new(record), lease: None, unleased }
     }

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     ok &= run("the SQLite adapter beside the reference", seed, stored, &|seed| {
         Schedule::of(seed).run(Compared::new(Stored::at(File::new(), &runtime)), SidecarFault::None)
     });
-    let server = stored::server();
+    let server = server::Server::start(&std::env::temp_dir());
     ok &= run("the PostgreSQL adapter beside the reference", seed, stored, &|seed| {
         Schedule::of(seed).run(Compared::new(Stored::at(Schema::on(&server, &runtime), &runtime)), SidecarFault::None)
     });

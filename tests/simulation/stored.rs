@@ -1,6 +1,6 @@
 //! Ledgers that store what they know, under the same histories.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -110,9 +110,4 @@ impl<P: Place> Books for Stored<P> {
         drop(self.ledger.take());
         self.ledger = Some(self.runtime.block_on(self.place.open()));
     }
-}
-
-/// Where a server is made that ends with the process.
-pub fn server() -> Server {
-    Server::start(Path::new(&std::env::temp_dir()))
 }
