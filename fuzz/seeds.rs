@@ -30,6 +30,14 @@ pub const STREAMS: [&str; 6] = [
     "{\"model\":\"m\",\"message\":{\"content\":\"Hi\"},\"done\":false}\n{\"model\":\"m\",\"done\":true,\"prompt_eval_count\":9,\"eval_count\":3}\n",
 ];
 
+pub const HTTP: [&str; 5] = [
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5\r\n\r\nabcde",
+    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4;x=\"y\"\r\nabcd\r\n00a\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\nconnection: close\r\n\r\nok",
+    "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n\r\nuntil it closes",
+    "HTTP/1.1 200 OK\ncontent-length: 2\ntransfer-encoding: chunked\n\n2\r\nok\r\n0\r\n\r\n",
+];
+
 pub const PATHS: [&str; 7] = [
     "/v1/chat/completions",
     "/openai/deployments/d/chat/completions?api-version=2024-10-21",

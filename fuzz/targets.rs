@@ -1,12 +1,15 @@
 //! What is fuzzed, and what must hold of it.
 
 use bytes::Bytes;
+use http::Method;
 use spendkeeper::core::catalogue;
 use spendkeeper::core::cel::Expression;
 use spendkeeper::core::policy::{Protocol, Provider};
 use spendkeeper::llm::address::{percent_decoded, recognise, upstream_path};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
+use spendkeeper::sidecar::upstream::framing::Framing as BodyFraming;
+use spendkeeper::sidecar::upstream::head;
 
 use super::seeds;
 
@@ -47,11 +50,35 @@ pub fn all() -> Vec<Target> {
         let run = move |input: &[u8]| translation(asked, upstream, input);
         all.push(Target::new(format!("translate/{asked:?}-{upstream:?}"), &[&seeds::REQUESTS[..], &seeds::ANSWERS[..]].concat(), run));
     }
+    all.push(Target::new("http1/answer", &seeds::HTTP, http_answer));
     all.push(Target::new("path", &seeds::PATHS, path));
     all.push(Target::new("price-list/litellm", &[seeds::LITELLM], |input| drop(catalogue::from_litellm(&text(input), "2026-01-01"))));
     all.push(Target::new("price-list/own", &[seeds::PRICES], |input| drop(catalogue::from_yaml(&text(input)))));
     all.push(Target::new("cel", &["call.team == 'support' && call.model in ['a', 'b']"], |input| drop(Expression::compile(&text(input)))));
     all
+}
+
+/// An answer is the same however it is cut into what is read at once, and never more than was sent.
+fn http_answer(input: &[u8]) {
+    let Ok(Some(head)) = head::read(input, &Method::POST) else { return };
+    assert!(head.length <= input.len().min(head::HEAD_LIMIT), "the head is longer than what was read");
+    let sent = &input[head.length..];
+    let whole = body(head.framing.clone(), sent.chunks(sent.len().max(1)));
+    let bytewise = body(head.framing, sent.chunks(1));
+    assert_eq!(whole, bytewise, "the body depends on how it is cut");
+    assert!(whole.is_none_or(|(body, _)| body.len() <= sent.len()), "the body is longer than what was read");
+}
+
+/// A body, and whether that is all of it.
+fn body<'a>(mut framing: BodyFraming, reads: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, bool)> {
+    let mut body = Vec::new();
+    for read in reads {
+        let mut read = Bytes::copy_from_slice(read);
+        while let Some(piece) = framing.take(&mut read).ok()? {
+            body.extend_from_slice(&piece);
+        }
+    }
+    Some((body, framing.is_done()))
 }
 
 fn text(input: &[u8]) -> String {

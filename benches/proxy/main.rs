@@ -11,6 +11,7 @@
 mod common;
 mod compare;
 mod load;
+mod operator;
 mod peers;
 mod process;
 mod profile;
@@ -33,6 +34,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const SIDECAR: &str = env!("CARGO_BIN_EXE_spendkeeper-sidecar");
 /// What runs in a virtual machine of its own gets faster for some seconds.
 const SLOW_WARM_UP: Duration = Duration::from_secs(3);
+/// What the end of a call may take to reach the operator.
+const REPORT_LIMIT: Duration = Duration::from_secs(10);
 /// What the sidecar may take, in KiB.
 const IDLE_LIMIT_KIB: u32 = 15 << 10;
 const STREAMS_LIMIT_KIB: u32 = 40 << 10;
@@ -137,6 +140,7 @@ async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>>
         targets.push(Target::envoy(&program, address, directory).await?);
     }
     targets.push(Target::sidecar("sidecar", SIDECAR.as_ref(), address, directory).await?);
+    targets.push(Target::alone(SIDECAR.as_ref(), address, directory).await?);
     if let Some(program) = baseline() {
         targets.push(Target::sidecar("baseline", &program, address, directory).await?);
     }
@@ -171,6 +175,10 @@ async fn check(target: &Target) -> Result<()> {
     let cost = whole.lines().find_map(|line| line.strip_prefix("x-spend-cost-usd: "));
     let is_charged = cost.is_some_and(|cost| cost.trim() != "0");
     ensure!(is_charged == target.charges, "{}: the call's cost is {cost:?}", target.name);
+    if let Some(operator) = &target.operator {
+        let reported = tokio::time::timeout(REPORT_LIMIT, operator.reported(2)).await;
+        ensure!(matches!(reported, Ok(Ok(()))), "{}: the operator was not told how two calls ended", target.name);
+    }
     Ok(())
 }
 

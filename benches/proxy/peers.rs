@@ -52,7 +52,7 @@ pub async fn litellm(provider: SocketAddr, directory: &Path) -> Result<Option<Ta
     command.current_dir(&directory);
     let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log")).await?;
     let to = Destination { address, headers: String::new() };
-    Ok(Some(Target { name: "litellm", to, process: Some(process), charges: false, slow: true }))
+    Ok(Some(Target { name: "litellm", to, process: Some(process), charges: false, slow: true, operator: None }))
 }
 
 /// Portkey's gateway, told by headers where the provider is; `None` where it is not installed.
@@ -69,7 +69,7 @@ pub async fn portkey(provider: SocketAddr, directory: &Path) -> Result<Option<Ta
     let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log")).await?;
     let headers = format!("x-portkey-provider: openai\r\nx-portkey-custom-host: http://{provider}/v1\r\n");
     let to = Destination { address, headers };
-    Ok(Some(Target { name: "portkey", to, process: Some(process), charges: false, slow: true }))
+    Ok(Some(Target { name: "portkey", to, process: Some(process), charges: false, slow: true, operator: None }))
 }
 
 fn root() -> &'static Path {

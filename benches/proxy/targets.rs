@@ -1,17 +1,22 @@
-//! What the calls go through: nothing, nginx, Envoy, or the sidecar; [`peers`](super::peers) are beside them.
+//! What the calls go through: nothing, nginx, Envoy, or the sidecar, in a pod or alone; [`peers`](super::peers) are beside them.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use spendkeeper::core::dimensions::Dimension;
+
 use super::load::Destination;
+use super::operator::Operator;
 use super::process::{Process, Started};
 
 /// Where Debian's nginx-light puts it; elsewhere it is looked for in PATH.
 const NGINX: &str = "/usr/sbin/nginx";
+/// What the provider's backend is given in place of the caller's key.
+const CREDENTIAL: &str = "sk-of-the-provider";
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// A way to the provider.
@@ -24,11 +29,13 @@ pub struct Target {
     pub charges: bool,
     /// Takes milliseconds where the others take microseconds, so that the largest loads would say nothing more of it.
     pub slow: bool,
+    /// Whom it follows, if anybody.
+    pub operator: Option<Operator>,
 }
 
 impl Target {
     pub fn none(provider: SocketAddr) -> Target {
-        Target { name: "none", to: plain(provider), process: None, charges: false, slow: false }
+        Target { name: "none", to: plain(provider), process: None, charges: false, slow: false, operator: None }
     }
 
     /// nginx passing everything on: nothing is logged, held back or written to disk.
@@ -43,7 +50,7 @@ impl Target {
         let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log"))
             .await
             .context("nginx is what the sidecar is compared with; on Debian: apt-get install --no-install-recommends nginx-light")?;
-        Ok(Target { name: "nginx", to: plain(address), process: Some(process), charges: false, slow: false })
+        Ok(Target { name: "nginx", to: plain(address), process: Some(process), charges: false, slow: false, operator: None })
     }
 
     /// Envoy passing everything on, without anything that a reverse proxy can do without.
@@ -55,23 +62,39 @@ impl Target {
         let mut command = Command::new(program);
         command.arg("--config-path").arg(&config).args(["--concurrency", "2", "--disable-hot-restart", "--log-level", "error"]);
         let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log")).await?;
-        Ok(Target { name: "envoy", to: plain(address), process: Some(process), charges: false, slow: false })
+        Ok(Target { name: "envoy", to: plain(address), process: Some(process), charges: false, slow: false, operator: None })
     }
 
-    /// The sidecar with everything on: each call gets its dimensions, is classified, reserved in two budgets, journalled, metered,
-    /// settled, and written to the ledger.
+    /// The sidecar with everything on, as in a pod: each call gets its dimensions, is classified, reserved in two budgets, journalled,
+    /// metered, settled, and reported to the operator.
     pub async fn sidecar(name: &'static str, program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
-        let (directory, address, admin) = (directory.join(name), free_address()?, free_address()?);
-        std::fs::create_dir_all(&directory)?;
-        let config = directory.join("policy.yaml");
-        std::fs::write(&config, policy(provider))?;
+        let directory = directory.join(name);
+        let operator = Operator::start(&policy(provider, &directory)?, CREDENTIAL, dimensions())?;
         let mut command = Command::new(program);
-        command.arg("--config").arg(&config).arg("--state-dir").arg(directory.join("state"));
-        command.arg("--listen").arg(address.to_string()).arg("--admin-listen").arg(admin.to_string()).args(["--log", "warn"]);
-        command.args(["--dimension", "team=search", "--dimension", "feature=chat"]);
-        command.env("SPENDKEEPER_CREDENTIAL_BENCH_API_KEY", "sk-of-the-provider");
-        let process = Process::start(&mut command, Started::Ready(admin), START_LIMIT, &directory.join("log")).await?;
-        Ok(Target { name, to: plain(address), process: Some(process), charges: true, slow: false })
+        command.arg("--operator").arg(format!("http://{}", operator.address)).arg("--token-file").arg(&operator.token);
+        let mut target = Target::running(name, &mut command, &directory).await?;
+        target.operator = Some(operator);
+        Ok(target)
+    }
+
+    /// The same sidecar without an operator, as on a laptop: the ledger, with its database, is in its own process.
+    pub async fn alone(program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
+        let directory = directory.join("alone");
+        let mut command = Command::new(program);
+        command.arg("--config").arg(policy(provider, &directory)?);
+        for (dimension, value) in dimensions() {
+            command.arg("--dimension").arg(format!("{}={value}", dimension.name()));
+        }
+        command.env("SPENDKEEPER_CREDENTIAL_BENCH_API_KEY", CREDENTIAL);
+        Target::running("alone", &mut command, &directory).await
+    }
+
+    async fn running(name: &'static str, command: &mut Command, directory: &Path) -> Result<Target> {
+        let (address, admin) = (free_address()?, free_address()?);
+        command.arg("--state-dir").arg(directory.join("state")).args(["--log", "warn"]);
+        command.arg("--listen").arg(address.to_string()).arg("--admin-listen").arg(admin.to_string());
+        let process = Process::start(command, Started::Ready(admin), START_LIMIT, &directory.join("log")).await?;
+        Ok(Target { name, to: plain(address), process: Some(process), charges: true, slow: false, operator: None })
     }
 }
 
@@ -155,9 +178,14 @@ fn envoy_config(provider: SocketAddr, address: SocketAddr) -> String {
     )
 }
 
-/// A budget for all and one for a team, and a route with a choice of models.
-fn policy(provider: SocketAddr) -> String {
-    format!(
+/// Of every call.
+fn dimensions() -> [(Dimension, &'static str); 2] {
+    [(Dimension::Team, "search"), (Dimension::Feature, "chat")]
+}
+
+/// A file with a budget for all and one for a team, and a route with a choice of models.
+fn policy(provider: SocketAddr, directory: &Path) -> Result<PathBuf> {
+    let text = format!(
         "apiVersion: spendkeeper.dev/v1alpha1
 kind: AIBudget
 metadata: {{name: all}}
@@ -187,5 +215,9 @@ spec:
         - {{name: bench-model-large, tier: frontier, contextWindow: 200000, maxOutput: 16384, price: {{input: \"1.25\", output: \"10\"}}}}
   aliases: [{{name: auto, maxTier: frontier}}]
 "
-    )
+    );
+    std::fs::create_dir_all(directory)?;
+    let file = directory.join("policy.yaml");
+    std::fs::write(&file, text)?;
+    Ok(file)
 }

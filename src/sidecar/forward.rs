@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
-use http_body_util::{Either, Full};
 
 use super::admit::{Admitted, detach, remove_hop_by_hop, text_of};
 use super::body::{BodyError, ProxyBody};
@@ -228,7 +227,7 @@ fn request(
     if let Some(credential) = &backend.credential {
         credential.apply(&mut headers, &Signed { method: &Method::POST, uri: &uri, body: &body, now_ms })?;
     }
-    let mut request = Request::builder().method(Method::POST).uri(uri).body(Either::Left(Full::new(body)))?;
+    let mut request = Request::builder().method(Method::POST).uri(uri).body(UpstreamBody::Whole(body))?;
     *request.headers_mut() = headers;
     Ok(request)
 }

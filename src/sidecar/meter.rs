@@ -175,7 +175,7 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
 
 async fn read_whole(open: &mut OpenCall, mut body: Answer, patience: Patience) -> Result<Bytes, String> {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut whole = BytesMut::with_capacity(expected.min(TRUSTED));
+    let mut whole = BytesMut::new();
     let deadline = Instant::now() + patience.total;
     loop {
         let until = deadline.min(Instant::now() + patience.idle);
@@ -183,11 +183,17 @@ async fn read_whole(open: &mut OpenCall, mut body: Answer, patience: Patience) -
             return Err("the provider went silent within its answer".to_owned());
         };
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|e| super::forward::with_causes(&e))?;
+        let frame = frame.map_err(|e| super::forward::with_causes(&*e))?;
         let Ok(data) = frame.into_data() else { continue };
         open.count_bytes(data.len());
         if whole.len() + data.len() > WHOLE_LIMIT {
             return Err(format!("it is larger than {WHOLE_LIMIT} bytes"));
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        if whole.is_empty() {
+            whole.reserve(expected.min(TRUSTED).max(data.len()));
         }
         whole.extend_from_slice(&data);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,6 +16,7 @@ use super::call::Sidecar;
 use super::config::Snapshot;
 use super::journal::{JournalError, Line};
 use super::server::{json_response, plain_error};
+use super::upstream::UpstreamBody;
 use crate::channel::message::Reported;
 use crate::core::dimensions::Dimensions;
 use crate::core::policy::OutcomeMetric;
@@ -133,7 +134,7 @@ fn growth(last: Option<u64>, value: u64) -> u64 {
 
 async fn read_counter(sidecar: &Sidecar, metric: &OutcomeMetric) -> Result<Option<u64>, String> {
     let uri = format!("http://127.0.0.1:{}{}", metric.port, metric.path);
-    let request = Request::get(uri).body(Either::Left(Full::default())).map_err(|e| e.to_string())?;
+    let request = Request::get(uri).body(UpstreamBody::Whole(bytes::Bytes::new())).map_err(|e| e.to_string())?;
     let page = async {
         let response = sidecar.upstream.send(request).await.map_err(|e| super::forward::with_causes(&e))?;
         if !response.status().is_success() {

@@ -11,7 +11,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 
 use super::admit::{clean, dimensions, read_in_time};
@@ -135,12 +134,12 @@ async fn onward(
     let (body, bytes, model) = if whole {
         let bytes = read_in_time(body, &sidecar.settings).await?;
         let model = model_of(&parts.headers, &bytes);
-        (Either::Left(Full::new(bytes.clone())), bytes, model)
+        (UpstreamBody::Whole(bytes.clone()), bytes, model)
     } else {
         if let Some(length) = length {
             parts.headers.insert(http::header::CONTENT_LENGTH, length);
         }
-        (Either::Right(body), Bytes::new(), None)
+        (UpstreamBody::Streamed(body), Bytes::new(), None)
     };
     if let Some(credential) = &backend.credential {
         let signed = Signed { method: &parts.method, uri: &parts.uri, body: &bytes, now_ms: sidecar.accounts.clock.unix_ms() };
@@ -257,7 +256,7 @@ impl Body for PassedBody {
             }
             _ => self.end(),
         }
-        Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Either;
 use hyper::body::Incoming;
 
 use super::admit::{dimensions, remove_hop_by_hop};
@@ -20,7 +19,7 @@ use super::clock::elapsed_ms;
 use super::config::{Endpoint, Snapshot};
 use super::server::plain_error;
 use super::settle::Accounts;
-use super::upstream::Answer;
+use super::upstream::{Answer, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 
 /// Passes a request on to the service `name`, whose own path is `path`.
@@ -58,12 +57,7 @@ pub async fn pass(
     }
 }
 
-fn onward(
-    request: Request<Incoming>,
-    endpoint: &Endpoint,
-    path: &str,
-    count: &mut Count,
-) -> Result<Request<super::upstream::UpstreamBody>, http::Error> {
+fn onward(request: Request<Incoming>, endpoint: &Endpoint, path: &str, count: &mut Count) -> Result<Request<UpstreamBody>, http::Error> {
     let (mut parts, body) = request.into_parts();
     let path = if path.is_empty() { "/" } else { path };
     parts.uri = endpoint.join(path, parts.uri.query())?;
@@ -75,7 +69,7 @@ fn onward(
     });
     // The length that the caller states; without one the body is chunked, and only the answer counts.
     count.bytes += body.size_hint().exact().unwrap_or(0);
-    Ok(Request::from_parts(parts, Either::Right(body)))
+    Ok(Request::from_parts(parts, UpstreamBody::Streamed(body)))
 }
 
 /// Counts one call; records it when it is dropped, which is when nothing more of it can come.
@@ -123,7 +117,7 @@ impl Body for CountedBody {
         if let Some(Ok(frame)) = &frame {
             self.count.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
         }
-        Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -2,30 +2,40 @@
 //! system's roots, forward proxies where the environment names them.
 
 mod connect;
+pub mod framing;
+pub mod head;
 mod idle;
 mod link;
+mod sending;
 mod shared;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::{Either, Full};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper_util::client::proxy::matcher::Matcher;
 
+use super::admit::detach;
 use super::body::BodyError;
 use connect::{Connector, speaks_http2};
 use idle::{Idle, Place};
-use link::Link;
+use link::{Link, Unanswered};
 use shared::{Lane, Shared};
 
 pub use link::Answer;
 
-/// A call's body, which is in memory, or a shared service's, which streams through.
-pub type UpstreamBody = Either<Full<Bytes>, Incoming>;
+/// The body of a request.
+pub enum UpstreamBody {
+    /// All of it is here, as a call's is.
+    Whole(Bytes),
+    /// It streams through.
+    Streamed(Incoming),
+}
 
 /// The client.
 #[derive(Clone)]
@@ -50,7 +60,13 @@ pub enum SendError {
     Connect(#[source] BodyError),
     /// The server may have got the request.
     #[error("the connection broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] BodyError),
+}
+
+/// Why there is no answer, and the request if nothing of it was sent.
+struct Failure {
+    error: BodyError,
+    unsent: Option<Request<UpstreamBody>>,
 }
 
 /// A way to a server.
@@ -84,36 +100,35 @@ impl Upstream {
                 Some(way) => (way, true),
                 None => (Box::pin(self.connect(&place)).await?, false),
             };
-            let mut error = match way {
-                Way::Own(mut link) => match link.send(request).await {
-                    Ok(answer) => return Ok(answer.map(|body| Answer::own(body, *link, Arc::clone(&self.idle), place))),
-                    Err(error) => error,
+            let Failure { error, unsent } = match way {
+                Way::Own(link) => match link.send(request).await {
+                    Ok((head, carried)) => return Ok(head.map(|()| Answer::own(carried, Arc::clone(&self.idle), place))),
+                    Err(Unanswered { error, unsent }) => Failure { error: error.into(), unsent },
                 },
                 Way::Shared(lane) => match send_shared(lane, request).await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) => error,
+                    Err(failure) => failure,
                 },
             };
-            match error.take_message() {
+            match unsent {
                 // The server had closed it meanwhile, and has not seen the request.
                 Some(unsent) if was_idle => request = unsent,
-                Some(_) => return Err(SendError::Connect(error.into_error().into())),
-                None => return Err(SendError::Broken(error.into_error())),
+                Some(_) => return Err(SendError::Connect(error)),
+                None => return Err(SendError::Broken(error)),
             }
         }
     }
 
     fn existing(&self, place: &Place) -> Option<Way> {
-        self.idle.take(place).map(|link| Way::Own(Box::new(link))).or_else(|| self.shared.take(place).map(Way::Shared))
+        self.idle.take(place).map(Way::Own).or_else(|| self.shared.take(place).map(Way::Shared))
     }
 
     async fn connect(&self, place: &Place) -> Result<Way, SendError> {
         let socket = self.connector.open(place).await.map_err(SendError::Connect)?;
-        let failed = |error: hyper::Error| SendError::Connect(error.into());
         if speaks_http2(&socket) {
-            return self.shared.add(place, socket).await.map(Way::Shared).map_err(failed);
+            return self.shared.add(place, socket).await.map(Way::Shared).map_err(|error| SendError::Connect(error.into()));
         }
-        Link::open(socket).await.map(|link| Way::Own(Box::new(link))).map_err(failed)
+        Ok(Way::Own(Box::new(Link::new(socket))))
     }
 
     /// Where a request goes; its URI is then only the path (but for a proxy's, which gets it whole), and the host is in its header.
@@ -138,7 +153,7 @@ impl Upstream {
 }
 
 /// Sends a request on a connection that others use too. HTTP/2 wants the host in the URI, and knows no header of it.
-async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, TrySendError<Request<UpstreamBody>>> {
+async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, Failure> {
     let Lane { mut sender, place_taken } = lane;
     if let Some(host) = request.headers_mut().remove(header::HOST)
         && let Ok(authority) = Authority::try_from(host.as_bytes())
@@ -147,8 +162,17 @@ async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<R
         (parts.scheme, parts.authority) = (Some(Scheme::HTTPS), Some(authority));
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     }
-    let answer = sender.try_send_request(request).await?;
-    Ok(answer.map(|body| Answer::shared(body, place_taken)))
+    match sender.try_send_request(request).await {
+        Ok(answer) => {
+            let mut answer = answer.map(|body| Answer::shared(body, place_taken));
+            detach(answer.headers_mut());
+            Ok(answer)
+        }
+        Err(mut error) => {
+            let unsent = error.take_message();
+            Err(Failure { error: error.into_error().into(), unsent })
+        }
+    }
 }
 
 /// The host, and its port where it is not the scheme's own.
@@ -157,6 +181,34 @@ fn host(scheme: &Scheme, authority: &Authority) -> Result<HeaderValue, http::hea
     match authority.port_u16().filter(|port| *port != own) {
         Some(port) => HeaderValue::from_str(&format!("{}:{port}", authority.host())),
         None => HeaderValue::from_str(authority.host()),
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            UpstreamBody::Whole(body) => {
+                Poll::Ready(Some(std::mem::take(body)).filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))
+            }
+            UpstreamBody::Streamed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            UpstreamBody::Whole(body) => body.is_empty(),
+            UpstreamBody::Streamed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            UpstreamBody::Whole(body) => SizeHint::with_exact(body.len() as u64),
+            UpstreamBody::Streamed(body) => body.size_hint(),
+        }
     }
 }
 

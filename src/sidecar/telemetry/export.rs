@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use super::span::resource;
 use crate::core::dimensions::Origin;
 use crate::sidecar::metrics::Metrics;
-use crate::sidecar::upstream::Upstream;
+use crate::sidecar::upstream::{Upstream, UpstreamBody};
 
 /// Spans in memory at most; of some two kilobytes each.
 const QUEUE: usize = 1024;
@@ -207,7 +207,7 @@ async fn over_http(
     headers: &[(HeaderName, HeaderValue)],
     request: &ExportTraceServiceRequest,
 ) -> Result<ExportTraceServiceResponse, Failure> {
-    let body = Either::Left(Full::new(Bytes::from(request.encode_to_vec())));
+    let body = UpstreamBody::Whole(Bytes::from(request.encode_to_vec()));
     let mut post = Request::post(uri.clone()).header(header::CONTENT_TYPE, "application/x-protobuf");
     for (name, value) in headers {
         post = post.header(name, value);

@@ -30,11 +30,11 @@ impl Place {
 
 /// Idle connections by where they lead, the one that was used last at the end.
 #[derive(Default)]
-pub struct Idle(Mutex<HashMap<Place, Vec<(Instant, Link)>>>);
+pub struct Idle(Mutex<HashMap<Place, Vec<(Instant, Box<Link>)>>>);
 
 impl Idle {
     /// The connection that was used last, if its server has not closed it.
-    pub fn take(&self, place: &Place) -> Option<Link> {
+    pub fn take(&self, place: &Place) -> Option<Box<Link>> {
         let mut links = self.lock();
         let links = links.get_mut(place)?;
         while let Some((since, mut link)) = links.pop() {
@@ -46,7 +46,7 @@ impl Idle {
     }
 
     /// Keeps a connection for the next call, unless it cannot carry one.
-    pub fn put(self: &Arc<Self>, place: &Place, mut link: Link) {
+    pub fn put(self: &Arc<Self>, place: &Place, mut link: Box<Link>) {
         // Without a runtime the process is ending.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !link.is_idle() {
@@ -79,7 +79,7 @@ impl Idle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Vec<(Instant, Link)>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Vec<(Instant, Box<Link>)>>> {
         // Whole after every statement.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

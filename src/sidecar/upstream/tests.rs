@@ -1,6 +1,7 @@
+mod hostile;
 mod tls;
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -10,7 +11,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
 
 fn request(address: std::net::SocketAddr) -> Request<UpstreamBody> {
-    Request::post(format!("http://{address}/v1/x?y=1")).body(Either::Left(Full::from("{}"))).unwrap()
+    Request::post(format!("http://{address}/v1/x?y=1")).body(UpstreamBody::Whole("{}".into())).unwrap()
 }
 
 /// Reads one request and returns it.

@@ -1,0 +1,98 @@
+//! The operator that the measured sidecar follows, as one in a pod follows the cluster's: it hands out the policy, grants every lease
+//! that it is asked for, and takes every report.
+//!
+//! What the ledger does with them is not the sidecar's work, and in a cluster not on its node; `make bench-ledger` measures that. The
+//! channel itself is the real one: its client is the sidecar's, and reports are read here as the operator reads them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use spendkeeper::channel::convert::{decision_to_wire, report_from_wire};
+use spendkeeper::channel::message::{LeaseAsk, Pushed, Reported};
+use spendkeeper::channel::proto::control_server::{Control, ControlServer};
+use spendkeeper::channel::proto::{AcquireRequest, AcquireResponse, Push, ReportRequest, ReportResponse, WatchRequest};
+use spendkeeper::core::dimensions::Dimension;
+use spendkeeper::ledger::Decision;
+use spendkeeper::sidecar::file;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+/// As the operator's default.
+const LEASE_LIFE_MS: i64 = 60_000;
+
+/// An operator on a thread of its own, until the process ends.
+pub struct Operator {
+    pub address: SocketAddr,
+    /// With which the sidecar proves itself; nobody checks it here.
+    pub token: PathBuf,
+    settled: watch::Receiver<usize>,
+}
+
+struct Channel {
+    push: Push,
+    /// Calls whose end was reported.
+    settled: watch::Sender<usize>,
+}
+
+impl Operator {
+    /// Follows the resources in the file `policy`, with the same credential for all of their backends. `dimensions` are the pod's.
+    pub fn start<'a>(policy: &Path, credential: &str, dimensions: impl IntoIterator<Item = (Dimension, &'a str)>) -> Result<Operator> {
+        let mut loaded = file::load(policy, |_| Some(credential.to_owned()))?;
+        for (dimension, value) in dimensions {
+            loaded.policy.dimensions.free.insert(dimension);
+            loaded.policy.dimensions.defaults.insert(dimension, value.to_owned());
+        }
+        let pushed =
+            Pushed { policy: Some(loaded.policy), credentials: loaded.credentials, recall: Vec::new(), operator_version: "bench".into() };
+        let token = policy.with_file_name("token");
+        std::fs::write(&token, "of the pod")?;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let (address, (tell, settled)) = (listener.local_addr()?, watch::channel(0));
+        let channel = Channel { push: Push::from(&pushed), settled: tell };
+        std::thread::Builder::new().name("operator".into()).spawn(move || serve(listener, channel))?;
+        Ok(Operator { address, token, settled })
+    }
+
+    /// Waits until the ends of so many calls were reported.
+    pub async fn reported(&self, calls: usize) -> Result<()> {
+        self.settled.clone().wait_for(|settled| *settled >= calls).await?;
+        Ok(())
+    }
+}
+
+fn serve(listener: std::net::TcpListener, channel: Channel) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let connections = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
+        let server = Server::builder().tcp_nodelay(true).add_service(ControlServer::new(channel));
+        server.serve_with_incoming(connections).await.context("the operator's channel")
+    })
+}
+
+#[tonic::async_trait]
+impl Control for Channel {
+    type WatchStream = BoxStream<'static, Result<Push, Status>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let once = futures::stream::iter([Ok(self.push.clone())]);
+        Ok(Response::new(once.chain(futures::stream::pending()).boxed()))
+    }
+
+    async fn acquire(&self, request: Request<AcquireRequest>) -> Result<Response<AcquireResponse>, Status> {
+        let ask = LeaseAsk::try_from(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: LEASE_LIFE_MS, left: None }, 0)))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let entries = report_from_wire(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let settled = entries.iter().filter(|entry| matches!(entry, Reported::Settled { .. })).count();
+        self.settled.send_modify(|calls| *calls += settled);
+        Ok(Response::new(ReportResponse {}))
+    }
+}

@@ -1,0 +1,156 @@
+//! A request on its way into a connection.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::{Method, Request, request};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::io::AsyncWrite;
+
+use super::UpstreamBody;
+use super::head::{self, Length};
+
+/// Room for the head of a call.
+const HEAD: usize = 1 << 10;
+/// Where a connection takes one buffer at a time, a head and a body that is no longer than this go in one.
+const TOGETHER: usize = 16 << 10;
+
+/// A request of which some may be written.
+pub struct Sending {
+    parts: request::Parts,
+    body: UpstreamBody,
+    /// What is being written: the head, or what goes before a chunk; and after it, some of the body.
+    text: Vec<u8>,
+    text_written: usize,
+    data: Bytes,
+    rest: Rest,
+    begun: bool,
+}
+
+/// What of the body is not yet in `data`.
+enum Rest {
+    Nothing,
+    /// So many bytes of a stream.
+    Known(u64),
+    /// The rest of a stream in chunks; whether there was one before.
+    Chunks {
+        begun: bool,
+    },
+}
+
+impl Sending {
+    pub fn new(request: Request<UpstreamBody>) -> Sending {
+        let (parts, body) = request.into_parts();
+        let (data, rest, length) = match &body {
+            UpstreamBody::Whole(body) => (body.clone(), Rest::Nothing, Length::Known(body.len() as u64)),
+            UpstreamBody::Streamed(body) => match body.size_hint().exact() {
+                Some(0) => (Bytes::new(), Rest::Nothing, Length::Known(0)),
+                Some(bytes) => (Bytes::new(), Rest::Known(bytes), Length::Known(bytes)),
+                None => (Bytes::new(), Rest::Chunks { begun: false }, Length::Chunked),
+            },
+        };
+        let mut text = Vec::with_capacity(HEAD);
+        head::write(&parts, length, &mut text);
+        Sending { parts, body, text, text_written: 0, data, rest, begun: false }
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// The request, if nothing of it has left this process.
+    pub fn unsent(self) -> Option<Request<UpstreamBody>> {
+        (!self.begun).then(|| Request::from_parts(self.parts, self.body))
+    }
+
+    /// Writes what can be written; ready when that is all.
+    ///
+    /// # Errors
+    /// When the connection takes no more, or the body that streams through breaks off.
+    pub fn poll<S: AsyncWrite + Unpin>(&mut self, socket: &mut S, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.write(socket, context))?;
+            let UpstreamBody::Streamed(stream) = &mut self.body else { break };
+            if matches!(self.rest, Rest::Nothing) {
+                break;
+            }
+            // What was written must not wait for what comes.
+            ready!(Pin::new(&mut *socket).poll_flush(context))?;
+            let next = ready!(next_piece(stream, context))?;
+            self.take(next)?;
+        }
+        Pin::new(socket).poll_flush(context)
+    }
+
+    fn write<S: AsyncWrite + Unpin>(&mut self, socket: &mut S, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.text_written < self.text.len() && !socket.is_write_vectored() && self.data.len() <= TOGETHER {
+            self.text.extend_from_slice(&self.data);
+            self.data = Bytes::new();
+        }
+        while self.text_written < self.text.len() || !self.data.is_empty() {
+            let text = &self.text[self.text_written..];
+            let written = if text.is_empty() {
+                Pin::new(&mut *socket).poll_write(context, &self.data)
+            } else if self.data.is_empty() {
+                Pin::new(&mut *socket).poll_write(context, text)
+            } else {
+                Pin::new(&mut *socket).poll_write_vectored(context, &[IoSlice::new(text), IoSlice::new(&self.data)])
+            };
+            let written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.begun = true;
+            let of_text = written.min(text.len());
+            self.text_written += of_text;
+            self.data.advance(written - of_text);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next piece of a body that streams through, or its end, is what is written next.
+    fn take(&mut self, piece: Option<Bytes>) -> io::Result<()> {
+        self.text.clear();
+        self.text_written = 0;
+        match (&mut self.rest, piece) {
+            (Rest::Nothing, _) => {}
+            (Rest::Known(left), Some(piece)) => {
+                *left = left.checked_sub(piece.len() as u64).ok_or_else(|| broken("is longer than it was said to be"))?;
+                self.data = piece;
+            }
+            (Rest::Known(0), None) => self.rest = Rest::Nothing,
+            (Rest::Known(_), None) => return Err(broken("is shorter than it was said to be")),
+            (Rest::Chunks { begun }, Some(piece)) => {
+                let before = if std::mem::replace(begun, true) { "\r\n" } else { "" };
+                self.text.extend_from_slice(format!("{before}{:x}\r\n", piece.len()).as_bytes());
+                self.data = piece;
+            }
+            (Rest::Chunks { begun }, None) => {
+                let end: &[u8] = if *begun { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" };
+                self.text.extend_from_slice(end);
+                self.rest = Rest::Nothing;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Trailers, which nobody asked for, are left out.
+fn next_piece(body: &mut Incoming, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    loop {
+        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else { return Poll::Ready(Ok(None)) };
+        let frame = frame.map_err(io::Error::other)?;
+        match frame.into_data() {
+            // A chunk of no bytes would be the last.
+            Ok(data) if !data.is_empty() => return Poll::Ready(Ok(Some(data))),
+            _ => {}
+        }
+    }
+}
+
+fn broken(what: &str) -> io::Error {
+    io::Error::other(format!("the request's body {what}"))
+}
