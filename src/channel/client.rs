@@ -1,9 +1,11 @@
 //! The sidecar's end of the control channel.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -20,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that does not answer a ping is dead; without pings a vanished operator would go unnoticed.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a token is used before its file is looked at again. The kubelet replaces it when a fifth of its life is left, which is minutes.
+const TOKEN_KEPT: Duration = Duration::from_secs(10);
 /// The largest policy that is accepted.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -30,7 +34,7 @@ pub struct OperatorAddress {
     pub url: String,
     /// The certificate authority that the operator's certificate must be from, PEM. Unused with an `http:` URL.
     pub ca_pem: String,
-    /// The file with the bound service-account token. It is read for each request, because the kubelet replaces it.
+    /// The file with the bound service-account token. It is read again and again, because the kubelet replaces it.
     pub token_file: PathBuf,
 }
 
@@ -65,7 +69,14 @@ impl From<Status> for ClientError {
 #[derive(Clone, Debug)]
 pub struct OperatorClient {
     control: ControlClient<Channel>,
-    token_file: PathBuf,
+    token: Arc<Token>,
+}
+
+/// A token as it was last read.
+#[derive(Debug)]
+struct Token {
+    file: PathBuf,
+    read: Mutex<Option<(Instant, AsciiMetadataValue)>>,
 }
 
 impl OperatorClient {
@@ -87,7 +98,7 @@ impl OperatorClient {
             endpoint = endpoint.tls_config(tls).map_err(unusable)?;
         }
         let control = ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(OperatorClient { control, token_file: address.token_file })
+        Ok(OperatorClient { control, token: Arc::new(Token { file: address.token_file, read: Mutex::default() }) })
     }
 
     /// Policy, credentials and recalls, from now until the connection breaks.
@@ -96,7 +107,7 @@ impl OperatorClient {
     /// When the operator cannot be reached or does not accept the token.
     pub async fn watch(&self) -> Result<impl Stream<Item = Result<Pushed, ClientError>> + use<>, ClientError> {
         let request = self.request(WatchRequest { sidecar_version: env!("CARGO_PKG_VERSION").to_owned() })?;
-        let pushes = self.control.clone().watch(request).await?.into_inner();
+        let pushes = self.token.heed(self.control.clone().watch(request).await)?.into_inner();
         Ok(pushes.map(|push| Ok(Pushed::try_from(push?)?)))
     }
 
@@ -106,7 +117,7 @@ impl OperatorClient {
     /// When there is no answer. The lease may have been granted nevertheless: ask again with the same sequence number.
     pub async fn acquire(&self, ask: LeaseAsk, now_ms: impl Fn() -> i64) -> Result<Decision, ClientError> {
         let request = self.request(AcquireRequest::from(ask))?;
-        let answer = match within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await? {
+        let answer = match self.token.heed(within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await?) {
             // No budget of this pod has such a limit any more: the next policy will say so.
             Err(status) if status.code() == Code::PermissionDenied => return Err(ClientError::Rejected(status.message().to_owned())),
             answer => answer?,
@@ -121,13 +132,13 @@ impl OperatorClient {
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
         let entries = entries.into_iter().map(Into::into).collect();
         let request = self.request(ReportRequest { entries })?;
-        within(REPORT_TIMEOUT, self.control.clone().report(request)).await??;
+        self.token.heed(within(REPORT_TIMEOUT, self.control.clone().report(request)).await?)?;
         Ok(())
     }
 
     fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", bearer(&self.token_file)?);
+        request.metadata_mut().insert("authorization", self.token.bearer()?);
         Ok(request)
     }
 }
@@ -137,12 +148,34 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T
     tokio::time::timeout(limit, answer).await.map_err(late)
 }
 
-fn bearer(path: &Path) -> Result<tonic::metadata::AsciiMetadataValue, ClientError> {
+impl Token {
+    fn bearer(&self) -> Result<AsciiMetadataValue, ClientError> {
+        let mut kept = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((read, value)) if read.elapsed() < TOKEN_KEPT => Ok(value.clone()),
+            _ => {
+                let value = bearer(&self.file)?;
+                *kept = Some((Instant::now(), value.clone()));
+                Ok(value)
+            }
+        }
+    }
+
+    /// Reads the file anew after an answer that says that the token is none.
+    fn heed<T>(&self, answer: Result<T, Status>) -> Result<T, Status> {
+        if answer.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
+            *self.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        answer
+    }
+}
+
+fn bearer(path: &Path) -> Result<AsciiMetadataValue, ClientError> {
     let unusable = |reason: String| ClientError::Token { path: path.to_owned(), reason };
     let token = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?);
     let header = zeroize::Zeroizing::new(format!("Bearer {}", token.trim()));
     // The reason says nothing of the text, which is a secret.
-    let mut value: tonic::metadata::AsciiMetadataValue = header.parse().map_err(|_| unusable("it is not a token".to_owned()))?;
+    let mut value: AsciiMetadataValue = header.parse().map_err(|_| unusable("it is not a token".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }

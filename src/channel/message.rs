@@ -97,8 +97,8 @@ impl Reported {
 }
 
 fn with_origin(mut record: Arc<CallRecord>, origin: &Origin) -> Arc<CallRecord> {
-    if record.origin != *origin {
-        Arc::make_mut(&mut record).origin = origin.clone();
+    if *record.origin != *origin {
+        Arc::make_mut(&mut record).origin = Arc::new(origin.clone());
     }
     record
 }

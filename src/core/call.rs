@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +32,8 @@ pub struct CallRecord {
     pub duration_ms: i64,
     #[serde(default)]
     pub time_to_first_byte_ms: Option<i64>,
-    pub origin: Origin,
+    /// Every call of a pod shares it.
+    pub origin: Arc<Origin>,
     pub dimensions: Dimensions,
     pub kind: CallKind,
     /// The route that chose the model: `namespace/name`, empty when none did.
@@ -69,13 +71,13 @@ pub struct CallRecord {
 
 impl CallRecord {
     /// Of something that has only begun: it cost nothing, and if nothing more is learnt it has failed.
-    pub fn begun(id: CallId, origin: Origin, dimensions: Dimensions, kind: CallKind, started_at_ms: i64) -> CallRecord {
+    pub fn begun(id: CallId, origin: impl Into<Arc<Origin>>, dimensions: Dimensions, kind: CallKind, started_at_ms: i64) -> CallRecord {
         CallRecord {
             id,
             started_at_ms,
             duration_ms: 0,
             time_to_first_byte_ms: None,
-            origin,
+            origin: origin.into(),
             dimensions,
             kind,
             route: String::new(),

@@ -64,16 +64,66 @@ impl PicoUsd {
 
     /// The amount with at least two and at most twelve decimals, none of them lost: `0.05`, `1.000000000001`.
     pub fn to_decimal(self) -> String {
-        let magnitude = self.0.unsigned_abs();
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let mut text = match u64::try_from(magnitude) {
-            // What a call costs: a processor divides 64 bits by itself, and this is written for each call several times.
-            Ok(magnitude) => format!("{sign}{}.{:012}", magnitude / PICO_PER_USD as u64, magnitude % PICO_PER_USD as u64),
-            Err(_) => format!("{sign}{}.{:012}", magnitude / PICO_PER_USD as u128, magnitude % PICO_PER_USD as u128),
+        Decimal::of(self).as_str().to_owned()
+    }
+}
+
+/// [`PicoUsd::to_decimal`] without memory of its own: amounts are written several times for each call.
+struct Decimal {
+    text: [u8; Decimal::LONGEST],
+    begin: usize,
+}
+
+impl Decimal {
+    /// A sign, 27 digits, a point, and twelve digits: the smallest number of 128 bits.
+    const LONGEST: usize = 41;
+
+    fn of(amount: PicoUsd) -> Decimal {
+        let magnitude = amount.0.unsigned_abs();
+        let mut decimal = Decimal { text: [0; Decimal::LONGEST], begin: Decimal::LONGEST };
+        let (whole, mut fraction) = match u64::try_from(magnitude) {
+            // What a call costs: a processor divides 64 bits by itself.
+            Ok(magnitude) => (u128::from(magnitude / PICO_PER_USD as u64), magnitude % PICO_PER_USD as u64),
+            Err(_) => (magnitude / PICO_PER_USD as u128, (magnitude % PICO_PER_USD as u128) as u64),
         };
-        let two_decimals = text.len() - 10;
-        text.truncate(text.trim_end_matches('0').len().max(two_decimals));
-        text
+        for decimals in (1..=12).rev() {
+            let digit = (fraction % 10) as u8;
+            fraction /= 10;
+            let ends_here = decimal.begin == Decimal::LONGEST;
+            if digit != 0 || decimals <= 2 || !ends_here {
+                decimal.put(b'0' + digit);
+            }
+        }
+        decimal.put(b'.');
+        match u64::try_from(whole) {
+            Ok(whole) => decimal.put_digits(whole, |whole| (whole / 10, (whole % 10) as u8)),
+            Err(_) => decimal.put_digits(whole, |whole| (whole / 10, (whole % 10) as u8)),
+        }
+        if amount.0 < 0 {
+            decimal.put(b'-');
+        }
+        decimal
+    }
+
+    fn put_digits<N: Default + PartialEq>(&mut self, mut number: N, divided: impl Fn(&N) -> (N, u8)) {
+        loop {
+            let (rest, digit) = divided(&number);
+            self.put(b'0' + digit);
+            number = rest;
+            if number == N::default() {
+                return;
+            }
+        }
+    }
+
+    /// Puts a character before the others.
+    fn put(&mut self, character: u8) {
+        self.begin -= 1;
+        self.text[self.begin] = character;
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[self.begin..]).unwrap_or_default()
     }
 }
 
@@ -126,7 +176,7 @@ impl FromStr for PicoUsd {
 /// On the wire and in files money is a decimal string, so that no JSON reader can turn it into a float.
 impl Serialize for PicoUsd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_decimal())
+        serializer.serialize_str(Decimal::of(*self).as_str())
     }
 }
 
@@ -223,6 +273,22 @@ mod tests {
         assert_eq!(PicoUsd::per_token_from_per_million("2.50"), Ok(PicoUsd(2_500_000)));
         assert_eq!(PicoUsd::per_token_from_per_million("0.000001"), Ok(PicoUsd(1)));
         assert!(PicoUsd::per_token_from_per_million("0.0000001").is_err());
+    }
+
+    #[test]
+    fn amounts_are_written_with_the_decimals_that_they_have_and_two_at_least() {
+        for (pico, text) in [
+            (0, "0.00"),
+            (-1, "-0.000000000001"),
+            (50_000_000_000, "0.05"),
+            (1_234_500_000_000, "1.2345"),
+            (10 * PICO_PER_USD, "10.00"),
+            (u64::MAX.into(), "18446744.073709551615"),
+            (i128::MAX, "170141183460469231731687303.715884105727"),
+            (i128::MIN, "-170141183460469231731687303.715884105728"),
+        ] {
+            assert_eq!(PicoUsd(pico).to_decimal(), text);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use super::tariff::ServiceTier;
 pub struct Policy {
     /// Grows with every change; a sidecar ignores an older policy than the one it holds.
     pub generation: u64,
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     pub dimensions: DimensionPolicy,
     pub budgets: Vec<Budget>,
     pub routes: Vec<Route>,

@@ -151,7 +151,7 @@ impl Rules {
         let credentials = routes.iter().flat_map(|rule| needed(&rule.what)).collect();
         let policy = Policy {
             generation: 0,
-            origin: pod.origin.clone(),
+            origin: Arc::new(pod.origin.clone()),
             // The webhook refuses bad annotations; on a pod that came past it they pin nothing and free nothing.
             dimensions: dimension_policy(&pod.annotations).unwrap_or_else(|_| DimensionPolicy::default()),
             budgets: self.about(&self.budgets, pod).into_iter().map(|budget| budget.what.clone()).collect(),

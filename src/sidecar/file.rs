@@ -2,6 +2,7 @@
 //! document each. It holds no secret: credentials come from the environment.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -75,7 +76,7 @@ fn parse(path: &str, text: &str, variable: impl Fn(&str) -> Option<String>) -> R
     let documents: Vec<Document> =
         serde_saphyr::from_multiple(text).map_err(|e| FileError::Yaml { path: path.to_owned(), reason: e.to_string() })?;
     let origin = Origin { namespace: DEFAULT_NAMESPACE.into(), workload: "Laptop/local".into(), ..Origin::default() };
-    let policy = Policy { generation: 1, origin, ..Policy::default() };
+    let policy = Policy { generation: 1, origin: Arc::new(origin), ..Policy::default() };
     let mut loaded = Loaded { policy, credentials: Vec::new(), without_credential: Vec::new() };
     for (index, document) in documents.into_iter().enumerate() {
         let place = Place { path, kind: &document.kind, name: &document.metadata.name };

@@ -6,20 +6,21 @@
 //! at which they start, and a segment goes when all of it is acknowledged. Each segment begins with the [`State`] at that
 //! moment, so that those before it are not needed to recover.
 //!
-//! A line is handed to the kernel by one `write` in the caller's own task, which takes some microseconds and is done when it
-//! returns; a writer thread would cost two wake-ups instead. There is no `fsync`: the journal survives the process. When the
-//! whole machine dies, the pod's end becomes known to the operator, which then charges what was open as reserved.
+//! A line is [copied](writer) into the kernel's cache of the file in the caller's own task; a writer thread would cost two wake-ups.
+//! There is no `fsync`: the journal survives the process. When the whole machine dies, the pod's end becomes known to the operator, which
+//! then charges what was open as reserved.
 
 mod line;
 mod segments;
 mod tail;
+mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
 
-pub use line::{Held, Line, OpenedCall, State, reported};
+pub use line::{Ended, Held, Line, OpenedCall, State, reported};
 use segments::Segments;
 use tail::Tail;
 
@@ -30,7 +31,7 @@ use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
 /// A segment that has grown past this is followed by a new one.
-const SEGMENT_BYTES: u64 = 8 << 20;
+const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// A number of bytes since the journal began.
 pub type Position = u64;
@@ -104,6 +105,29 @@ impl Journal {
         self.append(vec![Line::Opened(Arc::new(call))])
     }
 
+    /// A call has ended as `record` says; false when it was not open any more, and nothing is written. Of a record that is the draft's but
+    /// for what an end adds, only that is.
+    ///
+    /// # Errors
+    /// When the line is not written.
+    pub fn ended(&self, record: Arc<CallRecord>, lease: Option<LeaseId>, unleased: Vec<LimitKey>) -> Result<bool, JournalError> {
+        let Some(opened) = self.lock().state.open.get(&record.id).cloned() else { return Ok(false) };
+        let short = Ended::of(&record, &opened).filter(|_| (&opened.lease, &opened.unleased) == (&lease, &unleased));
+        let line = Line::Reported(Reported::Settled { record, lease, unleased });
+        let text = match short {
+            Some(ended) => line::to_text(&[Line::Ended(Box::new(ended))]),
+            None => line::to_text(std::slice::from_ref(&line)),
+        };
+        let mut inner = self.lock();
+        if !inner.state.open.contains_key(&opened.record.id) {
+            return Ok(false);
+        }
+        inner.append(&text, vec![line])?;
+        drop(inner);
+        self.written.notify_one();
+        Ok(true)
+    }
+
     /// A request for a lease is about to be sent.
     ///
     /// # Errors
@@ -138,23 +162,7 @@ impl Journal {
             return Ok(());
         }
         let text = line::to_text(&lines);
-        let mut inner = self.lock();
-        inner.segments.append(&text).map_err(JournalError::Write)?;
-        let end = inner.segments.end();
-        for line in &lines {
-            inner.state.apply(line);
-            if matches!(line, Line::Reported(Reported::GivenBack { .. })) {
-                inner.given_back = end;
-            }
-        }
-        inner.tail.push(end, lines);
-        if inner.segments.active_bytes() > SEGMENT_BYTES {
-            let Inner { segments, state, .. } = &mut *inner;
-            segments.begin(state).map_err(JournalError::Write)?;
-            let end = inner.segments.end();
-            inner.tail.push(end, Vec::new());
-        }
-        drop(inner);
+        self.lock().append(&text, lines)?;
         self.written.notify_one();
         Ok(())
     }
@@ -189,15 +197,15 @@ impl Journal {
             }
             Err(error) => tracing::warn!(%error, "the journal cannot note what was reported"),
         }
-        inner.segments.remove_before(position);
-        inner.tail.forget_before(position);
+        let done_with = (inner.segments.forget_before(position), inner.tail.forget_before(position));
         drop(inner);
         self.acknowledged.send_replace(position);
+        segments::remove(done_with.0);
     }
 
     /// As [`Journal::acknowledge`], without a note of it: nothing before `position` is worth reporting again.
     pub fn reached(&self, position: Position) {
-        self.lock().tail.forget_before(position);
+        let _done_with = self.lock().tail.forget_before(position);
         self.acknowledged.send_replace(position);
     }
 
@@ -254,14 +262,29 @@ impl Journal {
         Ok(calls)
     }
 
-    /// True while the call is open.
-    pub fn is_open(&self, record: &CallRecord) -> bool {
-        self.lock().state.open.contains_key(&record.id)
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // A panic while the lock is held leaves whole lines behind: each is one write.
+        // A panic while the lock is held leaves whole lines behind.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Appends `text`, which means `lines`.
+    fn append(&mut self, text: &[u8], lines: Vec<Line>) -> Result<(), JournalError> {
+        self.segments.append(text).map_err(JournalError::Write)?;
+        let end = self.segments.end();
+        for line in &lines {
+            self.state.apply(line);
+            if matches!(line, Line::Reported(Reported::GivenBack { .. })) {
+                self.given_back = end;
+            }
+        }
+        self.tail.push(end, lines);
+        if self.segments.active_bytes() > SEGMENT_BYTES {
+            self.segments.begin(&self.state).map_err(JournalError::Write)?;
+            self.tail.push(self.segments.end(), Vec::new());
+        }
+        Ok(())
     }
 }
 

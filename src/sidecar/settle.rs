@@ -179,8 +179,6 @@ impl OpenCall {
     fn end(&mut self, ending: Ending) {
         let Some(draft) = self.draft.take() else { return };
         let reserved = draft.reserved;
-        // After a drain that took too long the journal has settled it already.
-        let is_open = self.accounts.journal.is_open(&draft);
         let mut record = Arc::unwrap_or_clone(draft);
         record.duration_ms = elapsed_ms(self.started);
         record.time_to_first_byte_ms = self.first_byte_ms;
@@ -199,12 +197,10 @@ impl OpenCall {
             tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than it had reserved; all of it is charged");
             self.accounts.metrics.overruns.inc();
         }
-        if is_open {
-            let line =
-                Reported::Settled { record: Arc::new(record), lease: self.lease.clone(), unleased: std::mem::take(&mut self.unleased) };
-            if let Err(error) = self.accounts.journal.append(vec![Line::Reported(line)]) {
-                tracing::error!(%error, "the end of a call is not in the journal; it will be charged as reserved");
-            }
+        // After a drain that took too long the journal has settled it already.
+        let (lease, unleased) = (self.lease.clone(), std::mem::take(&mut self.unleased));
+        if let Err(error) = self.accounts.journal.ended(Arc::new(record), lease, unleased) {
+            tracing::error!(%error, "the end of a call is not in the journal; it will be charged as reserved");
         }
         if let Some(lease) = self.lease.take() {
             self.accounts.leases.settle(&lease, self.held, cost);

@@ -166,11 +166,11 @@ impl Trace {
     }
 
     /// The call was refused before anybody could tell what it asked for.
-    pub fn unread(&self, protocol: Protocol, kind: ErrorKind, origin: &Origin) {
+    pub fn unread(&self, protocol: Protocol, kind: ErrorKind, origin: &Arc<Origin>) {
         self.send(span::of_unread(protocol, kind), origin.clone());
     }
 
-    fn send(&self, span: Span, origin: Origin) {
+    fn send(&self, span: Span, origin: Arc<Origin>) {
         self.exporter.send(placed(span, &self.context, new_span_id(), self.began), origin);
     }
 }

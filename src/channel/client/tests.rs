@@ -73,13 +73,17 @@ fn ask() -> LeaseAsk {
 }
 
 #[tokio::test]
-async fn every_request_carries_the_token_of_the_moment() {
+async fn every_request_carries_the_token_and_the_next_one_once_it_is_refused() {
     let (operator, client, token) = connected().await;
     let granted = client.acquire(ask(), || 0).await.unwrap();
     assert_eq!(granted, Decision::Granted { granted: ask().want, valid_for_ms: 9, left: None });
     std::fs::write(token.path(), "second").unwrap();
-    client.report(vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }]).await.unwrap();
-    assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer second"]);
+    *operator.refuse_with.lock().unwrap() = Some(Code::Unauthenticated);
+    let report = || client.report(vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }]);
+    report().await.unwrap_err();
+    *operator.refuse_with.lock().unwrap() = None;
+    report().await.unwrap();
+    assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer first", "Bearer second"]);
     assert_eq!(operator.reports.lock().unwrap()[0].entries.len(), 1);
 }
 
@@ -93,7 +97,7 @@ async fn policies_are_followed_until_the_stream_ends() {
 
 #[tokio::test]
 async fn only_what_can_never_work_counts_as_rejected() {
-    let (operator, client, token) = connected().await;
+    let (operator, client, _token) = connected().await;
     for (code, acquire_rejected, report_rejected) in [
         (Code::InvalidArgument, true, true),
         (Code::PermissionDenied, true, false),
@@ -106,6 +110,11 @@ async fn only_what_can_never_work_counts_as_rejected() {
         let rejected = |e: &ClientError| matches!(e, ClientError::Rejected(_));
         assert_eq!((rejected(&acquire), rejected(&report)), (acquire_rejected, report_rejected), "{code:?}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_is_none_is_not_told() {
+    let (_operator, client, token) = connected().await;
     std::fs::write(token.path(), "bad\u{1}token").unwrap();
     let error = client.report(vec![]).await.unwrap_err().to_string();
     assert!(error.contains("it is not a token") && !error.contains("bad"), "{error}");

@@ -18,7 +18,7 @@ fn a_record() -> CallRecord {
         started_at_ms: 1,
         duration_ms: 2,
         time_to_first_byte_ms: Some(1),
-        origin: Origin::default(),
+        origin: Arc::default(),
         dimensions: Dimensions::default(),
         kind: CallKind::Model { protocol: Protocol::OpenAIChat },
         route: "a/r".into(),
@@ -162,10 +162,10 @@ fn entries_of_a_newer_release_are_left_out() {
 #[test]
 fn the_origin_of_a_record_is_the_reporters() {
     let origin = Origin { namespace: "real".into(), ..Origin::default() };
-    let lying = CallRecord { origin: Origin { namespace: "other".into(), ..Origin::default() }, ..a_record() };
+    let lying = CallRecord { origin: Arc::new(Origin { namespace: "other".into(), ..Origin::default() }), ..a_record() };
     let entry = report_from_wire(settled(&lying)).unwrap().remove(0);
     match entry.into_entry(&origin, |_| None, 0) {
-        crate::ledger::Entry::Settled { record, .. } => assert_eq!(record.origin, origin),
+        crate::ledger::Entry::Settled { record, .. } => assert_eq!(*record.origin, origin),
         other => panic!("{other:?}"),
     }
 }

@@ -160,7 +160,7 @@ async fn a_sidecar_gets_its_own_policy_at_once_and_again_when_it_changes() {
     let bench = Bench::new();
     let (mut bot, mut web) = (bench.watch("pod-a").await, bench.watch("pod-c").await);
     let (first, of_web) = (next_policy(&mut bot).await, next_policy(&mut web).await);
-    assert_eq!(first.origin, pod("a", "bot").origin);
+    assert_eq!(*first.origin, pod("a", "bot").origin);
     assert_eq!((first.budgets.len(), of_web.budgets.len()), (1, 2));
     // A change that is the web's alone reaches the web alone: the bot's next policy is the one after it.
     bench.publish(vec![budget("all", "1", None), budget("web", "6", Some("web"))]);

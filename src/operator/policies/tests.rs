@@ -77,7 +77,7 @@ fn a_sidecar_is_told_only_what_is_about_its_own_pod() {
 #[test]
 fn dimensions_and_origin_are_the_pods_own() {
     let policy = policy(&snapshot(), &pod("shop", "bot")).policy;
-    assert_eq!(policy.origin, pod("shop", "bot").origin);
+    assert_eq!(*policy.origin, pod("shop", "bot").origin);
     assert!(policy.dimensions.is_pinned(Dimension::Team));
 }
 

@@ -8,15 +8,19 @@ use serde::{Deserialize, Serialize};
 use super::Position;
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
-use crate::core::call::{CallId, CallRecord};
+use crate::core::call::{CallId, CallOutcome, CallRecord};
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
+use crate::core::money::PicoUsd;
+use crate::core::usage::Usage;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Line {
     Opened(Arc<OpenedCall>),
+    /// A call that was opened has ended.
+    Ended(Box<Ended>),
     /// To be reported as it is.
     Reported(Reported),
     Asked {
@@ -56,6 +60,54 @@ impl OpenedCall {
     pub fn settled(&self) -> Line {
         let OpenedCall { record, lease, unleased } = self;
         Line::Reported(Reported::Settled { record: Arc::clone(record), lease: lease.clone(), unleased: unleased.clone() })
+    }
+}
+
+/// What a call's end adds to the draft that it was opened with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    pub call: CallId,
+    duration_ms: i64,
+    time_to_first_byte_ms: Option<i64>,
+    usage: Usage,
+    cost: PicoUsd,
+    reserved: Amount,
+    bytes: u64,
+    outcome: CallOutcome,
+    status: u16,
+}
+
+impl Ended {
+    /// The end that makes `record` of a call's draft; `None` when there is more to it.
+    pub fn of(record: &CallRecord, opened: &OpenedCall) -> Option<Ended> {
+        let CallRecord { duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status, .. } = *record;
+        let call = record.id.clone();
+        let ended = Ended { call, duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status };
+        let draft = &*opened.record;
+        let same = (&record.origin, &record.dimensions, &record.classification)
+            == (&draft.origin, &draft.dimensions, &draft.classification)
+            && (&record.route, &record.backend, &record.model) == (&draft.route, &draft.backend, &draft.model)
+            && (&record.id, &record.requested_model) == (&draft.id, &draft.requested_model)
+            && (record.requested_tier, record.tier, record.kind) == (draft.requested_tier, draft.tier, draft.kind)
+            && (record.started_at_ms, record.unpriced) == (draft.started_at_ms, draft.unpriced);
+        same.then_some(ended)
+    }
+
+    /// The whole record of a call that was opened so.
+    fn record(&self, opened: &OpenedCall) -> CallRecord {
+        let Ended { call: _, duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status } = *self;
+        CallRecord {
+            duration_ms,
+            time_to_first_byte_ms,
+            usage,
+            cost,
+            reserved,
+            bytes,
+            outcome,
+            status,
+            ..CallRecord::clone(&opened.record)
+        }
     }
 }
 
@@ -136,10 +188,24 @@ pub struct State {
 }
 
 impl State {
+    /// A line that says all that it means by itself. An end whose beginning is unknown stays as it is, and means nothing.
+    pub fn completed(&self, line: Line) -> Line {
+        let Line::Ended(ended) = &line else { return line };
+        let Some(opened) = self.open.get(&ended.call) else { return line };
+        let (lease, unleased) = (opened.lease.clone(), opened.unleased.clone());
+        Line::Reported(Reported::Settled { record: Arc::new(ended.record(opened)), lease, unleased })
+    }
+
     pub fn apply(&mut self, line: &Line) {
         match line {
             Line::Opened(call) => {
                 self.open.insert(call.record.id.clone(), Arc::clone(call));
+            }
+            Line::Ended(ended) => {
+                let Some(opened) = self.open.remove(&ended.call) else { return };
+                if let Some(lease) = &opened.lease {
+                    self.take(lease, ended.record(&opened).amount());
+                }
             }
             Line::Reported(Reported::Settled { record, lease, .. }) => {
                 self.open.remove(&record.id);

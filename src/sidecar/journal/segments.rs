@@ -1,10 +1,11 @@
 //! The journal's files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, State, from_text, to_text};
+use super::writer::Writer;
 use super::{JournalError, Position};
 
 const EXTENSION: &str = "journal";
@@ -14,8 +15,7 @@ const LOCK: &str = "lock";
 pub struct Segments {
     directory: PathBuf,
     starts: Vec<Position>,
-    active: File,
-    end: Position,
+    active: Writer,
     /// Held for as long as the process lives.
     _lock: File,
 }
@@ -35,99 +35,105 @@ impl Segments {
         let (mut lines, mut end) = (Vec::new(), 0);
         for start in &starts {
             let text = fs::read(path(directory, *start)).map_err(unusable)?;
-            // What follows the last newline was being written when the process died.
+            // What follows the last newline was being written when the process died, or never: then it is zeros.
             let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
             lines.extend(text[..whole].split(|b| *b == b'\n').filter(|group| !group.is_empty()).flat_map(from_text));
-            end = start + text.len() as Position;
+            end = start + text.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1) as Position;
         }
         let (start, active) = create(directory, end).map_err(unusable)?;
         let mut starts = starts;
         if starts.last() != Some(&start) {
             starts.push(start);
         }
-        Ok((Segments { directory: directory.to_owned(), starts, active, end, _lock: lock }, lines))
+        Ok((Segments { directory: directory.to_owned(), starts, active: Writer::new(active), _lock: lock }, lines))
     }
 
     /// Begins a new segment with the state at this moment.
     pub fn begin(&mut self, state: &State) -> io::Result<()> {
         if self.active_bytes() > 0 {
-            let (start, active) = create(&self.directory, self.end)?;
+            let (start, active) = create(&self.directory, self.end())?;
             self.starts.push(start);
-            self.active = active;
+            self.active = Writer::new(active);
         }
         self.append(&to_text(&[Line::State(Box::new(state.clone()))]))
     }
 
-    /// Appends whole groups of lines.
+    /// Appends a whole group of lines.
     pub fn append(&mut self, text: &[u8]) -> io::Result<()> {
-        let written = self.active.write_all(text);
-        if written.is_err() {
-            // Half a line would swallow the next one.
-            self.active.set_len(self.active_bytes())?;
-        }
-        written?;
-        self.end += text.len() as Position;
-        Ok(())
+        self.active.append(text)
     }
 
     pub fn first(&self) -> Position {
-        self.starts.first().copied().unwrap_or(self.end)
+        self.starts.first().copied().unwrap_or(0)
     }
 
     pub fn end(&self) -> Position {
-        self.end
+        self.starts.last().copied().unwrap_or(0) + self.active.length()
     }
 
     pub fn active_bytes(&self) -> u64 {
-        self.end - self.starts.last().copied().unwrap_or(self.end)
+        self.active.length()
     }
 
-    /// Removes segments all of which is before `position`.
-    pub fn remove_before(&mut self, position: Position) {
-        while self.starts.len() > 1 && self.starts[1] <= position {
-            let start = self.starts.remove(0);
-            if let Err(error) = fs::remove_file(path(&self.directory, start)) {
-                tracing::warn!(%error, "a segment of the journal that is done with cannot be removed");
-            }
-        }
+    /// Takes leave of segments all of which is before `position`, for [`remove`] to remove.
+    pub fn forget_before(&mut self, position: Position) -> Vec<PathBuf> {
+        let forgotten = self.starts.windows(2).take_while(|starts| starts[1] <= position).count();
+        self.starts.drain(..forgotten).map(|start| path(&self.directory, start)).collect()
     }
 
     /// Reads from `from` to the end of its segment.
     pub fn reader(&self, from: Position) -> io::Result<Reader> {
-        let from = from.clamp(self.first(), self.end);
+        let from = from.clamp(self.first(), self.end());
         let index = self.starts.partition_point(|start| *start <= from).saturating_sub(1);
-        let (start, end) = (self.starts[index], self.starts.get(index + 1).copied().unwrap_or(self.end));
-        let mut file = File::open(path(&self.directory, start))?;
-        file.seek(SeekFrom::Start(from - start))?;
-        Ok(Reader { file, from, end })
+        let (start, end) = (self.starts[index], self.starts.get(index + 1).copied().unwrap_or(self.end()));
+        Ok(Reader { file: File::open(path(&self.directory, start))?, start, from, end })
     }
 }
 
-/// A part of a segment that does not change any more.
+/// Removes files that nobody reads any more.
+pub fn remove(files: Vec<PathBuf>) {
+    for file in files {
+        if let Err(error) = fs::remove_file(&file) {
+            tracing::warn!(%error, "a segment of the journal that is done with cannot be removed");
+        }
+    }
+}
+
+/// A segment, whose end does not change any more.
 pub struct Reader {
     file: File,
+    start: Position,
     from: Position,
     end: Position,
 }
 
 impl Reader {
-    /// About `limit` lines, whole groups, and the position after them.
+    /// About `limit` lines from `from` on, whole groups, and the position after them. What is before is read for the calls that were
+    /// opened there: a call's end says only what is new.
     pub fn lines(self, limit: usize) -> io::Result<(Vec<Line>, Position)> {
-        let mut file = BufReader::with_capacity(64 << 10, self.file.take(self.end - self.from));
-        let (mut lines, mut position, mut group) = (Vec::new(), self.from, Vec::new());
+        let mut file = BufReader::with_capacity(64 << 10, self.file.take(self.end - self.start));
+        let (mut state, mut lines, mut position, mut group) = (State::default(), Vec::new(), self.start, Vec::new());
         while lines.len() < limit {
             group.clear();
             let read = file.read_until(b'\n', &mut group)?;
             if read == 0 {
                 break;
             }
+            let is_before = position < self.from;
             position += read as Position;
             // Without a newline it was torn when the process died, and the segment ends here.
-            if group.pop() == Some(b'\n') {
-                lines.extend(from_text(&group));
+            if group.pop() != Some(b'\n') {
+                continue;
+            }
+            for line in from_text(&group) {
+                let line = state.completed(line);
+                state.apply(&line);
+                if !is_before {
+                    lines.push(line);
+                }
             }
         }
-        Ok((lines, position))
+        Ok((lines, position.max(self.from)))
     }
 }
 
@@ -136,7 +142,7 @@ fn path(directory: &Path, start: Position) -> PathBuf {
 }
 
 fn create(directory: &Path, start: Position) -> io::Result<(Position, File)> {
-    let file = OpenOptions::new().append(true).create(true).open(path(directory, start))?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path(directory, start))?;
     Ok((start, file))
 }
 

@@ -31,14 +31,15 @@ impl Tail {
         self.groups.push_back((end, lines));
     }
 
-    /// Nothing before `position` is asked for any more.
-    pub fn forget_before(&mut self, position: Position) {
-        while let Some((end, _)) = self.groups.front()
-            && *end <= position
-        {
+    /// Nothing before `position` is asked for any more. What was kept of it is the caller's to drop, when nobody waits for it.
+    #[must_use = "to be dropped without the journal's lock"]
+    pub fn forget_before(&mut self, position: Position) -> VecDeque<(Position, Vec<Line>)> {
+        let kept = self.groups.split_off(self.groups.partition_point(|(end, _)| *end <= position));
+        let forgotten = std::mem::replace(&mut self.groups, kept);
+        if let Some((end, _)) = forgotten.back() {
             self.from = *end;
-            self.groups.pop_front();
         }
+        forgotten
     }
 
     /// What is to be reported of about `limit` lines from `from` on, and the position after them; `None` when that is not here.
@@ -81,7 +82,7 @@ mod tests {
         assert!(matches!(entries[0], Reported::Outcome { count: 3, .. }));
         let last = 10 + (KEPT as u64 + 2) * 5;
         assert_eq!(tail.read(last, 5), Some((vec![], last)));
-        tail.forget_before(last - 1);
+        assert_eq!(tail.forget_before(last - 1).len(), KEPT - 1);
         assert_eq!((tail.groups.len(), tail.read(last - 5, 5).map(|(entries, _)| entries.len())), (1, Some(1)));
     }
 }

@@ -43,7 +43,7 @@ pub enum Transport {
 
 /// What is in the queue.
 enum Queued {
-    Span(Box<(Span, Origin)>),
+    Span(Box<(Span, Arc<Origin>)>),
     /// Everything before it is to be sent at once.
     Flush(oneshot::Sender<()>),
 }
@@ -62,7 +62,7 @@ impl Exporter {
     }
 
     /// Queues a span; it is dropped, and counted, where there is no room.
-    pub fn send(&self, span: Span, origin: Origin) {
+    pub fn send(&self, span: Span, origin: Arc<Origin>) {
         if self.queue.try_send(Queued::Span(Box::new((span, origin)))).is_err() {
             self.metrics.spans_dropped.with_label_values(&["queue_full"]).inc();
         }
@@ -126,7 +126,7 @@ impl Worker {
         }
     }
 
-    async fn deliver(&mut self, spans: Vec<(Span, Origin)>) {
+    async fn deliver(&mut self, spans: Vec<(Span, Arc<Origin>)>) {
         let count = spans.len() as u64;
         let request = request(spans);
         let mut pauses = PAUSES.into_iter();
@@ -239,13 +239,13 @@ pub fn metadata(headers: &[(HeaderName, HeaderValue)]) -> Option<MetadataMap> {
 }
 
 /// Spans by where they come from, which hardly ever changes.
-fn request(spans: Vec<(Span, Origin)>) -> ExportTraceServiceRequest {
+fn request(spans: Vec<(Span, Arc<Origin>)>) -> ExportTraceServiceRequest {
     let scope = InstrumentationScope {
         name: "spendkeeper".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
     };
-    let mut groups: Vec<(Origin, Vec<Span>)> = Vec::new();
+    let mut groups: Vec<(Arc<Origin>, Vec<Span>)> = Vec::new();
     for (span, origin) in spans {
         match groups.last_mut() {
             Some((last, spans)) if *last == origin => spans.push(span),

@@ -28,7 +28,7 @@ async fn a_queue_that_is_full_drops_and_counts_and_never_waits() {
     let telemetry = Telemetry::start(Some(target(settings("http://127.0.0.1:9")).unwrap()), &metrics);
     let trace = telemetry.arrived(&HeaderMap::new()).unwrap();
     for _ in 0..3_000 {
-        trace.unread(Protocol::OpenAIChat, ErrorKind::TooLarge, &Origin::default());
+        trace.unread(Protocol::OpenAIChat, ErrorKind::TooLarge, &Default::default());
     }
     let dropped = metrics.spans_dropped.with_label_values(&["queue_full"]).get();
     assert!((1_700..=1_976).contains(&dropped), "{dropped}");

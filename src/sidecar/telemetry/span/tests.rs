@@ -14,7 +14,7 @@ fn record() -> CallRecord {
         started_at_ms: 0,
         duration_ms: 30,
         time_to_first_byte_ms: Some(20),
-        origin: Origin::default(),
+        origin: Default::default(),
         dimensions: Dimensions(BTreeMap::from([(Dimension::Session, "s-1".into()), (Dimension::Team, "red".into())])),
         kind: CallKind::Model { protocol: Protocol::OpenAIResponses },
         route: "a/r".into(),
