@@ -251,7 +251,12 @@ fn record(holder: &HolderId, number: u64) -> Arc<CallRecord> {
         started_at_ms: now_ms(),
         duration_ms: 800,
         time_to_first_byte_ms: Some(300),
-        origin: Origin { namespace: "shop".into(), workload: "Deployment/bot".into(), pod: "bot-1".into(), pod_uid: holder.0.clone() },
+        origin: Arc::new(Origin {
+            namespace: "shop".into(),
+            workload: "Deployment/bot".into(),
+            pod: "bot-1".into(),
+            pod_uid: holder.0.clone(),
+        }),
         dimensions: Dimensions(dimensions.into()),
         kind: CallKind::Model { protocol: Protocol::OpenAIChat },
         route: "shop/models".into(),
