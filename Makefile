@@ -87,7 +87,8 @@ BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu
 bench-proxy bench-ledger bench-leases: export RUSTFLAGS = -C target-feature=+crt-static
 bench-proxy profile-proxy: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = taskset -c 0,1
 
-bench-proxy: ## The sidecar beside other proxies and beside none, in target/bench/*.json (ONLY: names of shapes and tables)
+bench-proxy: export SPENDKEEPER_BENCH_SIDECAR = $(CURDIR)/target/dist/spendkeeper-sidecar
+bench-proxy: build ## The sidecar beside other proxies and beside none, in target/bench/*.json (ONLY: names of shapes and tables)
 	$(BENCH) --bench proxy -- $(ONLY)
 
 # With frame pointers and line tables, in a folder of its own: what is released has neither.

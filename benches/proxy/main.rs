@@ -21,6 +21,7 @@ mod streams;
 mod targets;
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -30,8 +31,11 @@ use provider::{Answer, EVENTS, Provider};
 use targets::Target;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The sidecar as it is released; cargo builds it before it runs this benchmark.
-const SIDECAR: &str = env!("CARGO_BIN_EXE_spendkeeper-sidecar");
+/// The sidecar as it is released, where SPENDKEEPER_BENCH_SIDECAR says; else the one that cargo builds before it runs this benchmark.
+static SIDECAR: LazyLock<PathBuf> = LazyLock::new(|| {
+    let built = || env!("CARGO_BIN_EXE_spendkeeper-sidecar").into();
+    std::env::var_os("SPENDKEEPER_BENCH_SIDECAR").map_or_else(built, PathBuf::from)
+});
 /// What runs in a virtual machine of its own gets faster for some seconds.
 const SLOW_WARM_UP: Duration = Duration::from_secs(3);
 /// What the end of a call may take to reach the operator.
@@ -139,8 +143,8 @@ async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>>
     if let Some(program) = peers::envoy() {
         targets.push(Target::envoy(&program, address, directory).await?);
     }
-    targets.push(Target::sidecar("sidecar", SIDECAR.as_ref(), address, directory).await?);
-    targets.push(Target::alone(SIDECAR.as_ref(), address, directory).await?);
+    targets.push(Target::sidecar("sidecar", &SIDECAR, address, directory).await?);
+    targets.push(Target::alone(&SIDECAR, address, directory).await?);
     if let Some(program) = baseline() {
         targets.push(Target::sidecar("baseline", &program, address, directory).await?);
     }
@@ -195,7 +199,7 @@ async fn memory_of_fresh(targets: &[Target], provider: &Provider, directory: &Pa
     if let Some(program) = peers::envoy() {
         rows.extend(streams::memory(&Target::envoy(&program, address, &directory).await?, provider).await?);
     }
-    rows.extend(streams::memory(&Target::sidecar("sidecar", SIDECAR.as_ref(), address, &directory).await?, provider).await?);
+    rows.extend(streams::memory(&Target::sidecar("sidecar", &SIDECAR, address, &directory).await?, provider).await?);
     for target in targets.iter().filter(|target| target.slow) {
         rows.push(streams::memory_row(target, "idle, warmed up")?);
     }

@@ -21,7 +21,7 @@ const FREQUENCY: &str = "1999";
 pub async fn record(wanted: &Wanted) -> Result<()> {
     let directory = tempfile::tempdir_in(common::directory()?)?;
     let provider = Provider::start()?;
-    let program = baseline().unwrap_or_else(|| SIDECAR.into());
+    let program = baseline().unwrap_or_else(|| SIDECAR.clone());
     for shape in wanted.shapes() {
         let sidecar = Target::sidecar("sidecar", &program, provider.address, &directory.path().join(shape.name())).await?;
         let id = sidecar.process.as_ref().context("a sidecar is a process")?.id();

@@ -23,7 +23,7 @@ pub async fn starts(targets: &[Target], provider: std::net::SocketAddr, director
             let again = match target.name {
                 "nginx" => Target::nginx(provider, &own).await?,
                 "envoy" => Target::envoy(&peers::envoy().context("Envoy is gone")?, provider, &own).await?,
-                "sidecar" => Target::sidecar("sidecar", SIDECAR.as_ref(), provider, &own).await?,
+                "sidecar" => Target::sidecar("sidecar", &SIDECAR, provider, &own).await?,
                 _ => break,
             };
             times.extend(again.process.as_ref().map(|process| process.start.as_secs_f64() * 1e3));
@@ -42,8 +42,8 @@ pub async fn starts(targets: &[Target], provider: std::net::SocketAddr, director
 
 /// The sidecar's binary, which with two small files is its image; and compressed, as a registry keeps it.
 pub fn sizes() -> Result<Row> {
-    let size = std::fs::metadata(SIDECAR)?.len();
-    let mut gzip = Command::new("gzip").arg("-c").arg(SIDECAR).stdout(Stdio::piped()).spawn().context("gzip is missing")?;
+    let size = std::fs::metadata(&*SIDECAR)?.len();
+    let mut gzip = Command::new("gzip").arg("-c").arg(&*SIDECAR).stdout(Stdio::piped()).spawn().context("gzip is missing")?;
     let mut compressed = Vec::new();
     gzip.stdout.take().context("gzip has no output")?.read_to_end(&mut compressed)?;
     gzip.wait()?;

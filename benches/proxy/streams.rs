@@ -80,7 +80,7 @@ pub fn memory_row(target: &Target, when: &str) -> Result<Row> {
 pub async fn many(provider: &Provider, directory: &Path) -> Result<Row> {
     let files = allow_files();
     let count = MANY.min(usize::try_from(files.saturating_sub(OTHER_FILES) / 2)?);
-    let sidecar = Target::sidecar("many-streams", SIDECAR.as_ref(), provider.address, directory).await?;
+    let sidecar = Target::sidecar("many-streams", &SIDECAR, provider.address, directory).await?;
     let resident = |target: &Target| target.process.as_ref().map_or(Ok(0), process::Process::resident_kib);
     tokio::time::sleep(IDLE).await;
     let idle = resident(&sidecar)?;

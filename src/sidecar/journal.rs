@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 
 pub use line::{Ended, Held, Line, OpenedCall, State, reported};
 use segments::Segments;
-use tail::Tail;
+use tail::{Done, Tail};
 
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
@@ -122,7 +122,7 @@ impl Journal {
         if !inner.state.open.contains_key(&opened.record.id) {
             return Ok(false);
         }
-        inner.append(&text, vec![line])?;
+        let _done_with = inner.append(&text, vec![line])?;
         drop(inner);
         self.written.notify_one();
         Ok(true)
@@ -162,7 +162,7 @@ impl Journal {
             return Ok(());
         }
         let text = line::to_text(&lines);
-        self.lock().append(&text, lines)?;
+        let _done_with = self.lock().append(&text, lines)?;
         self.written.notify_one();
         Ok(())
     }
@@ -193,14 +193,14 @@ impl Journal {
         match inner.segments.append(&line::to_text(&[line])) {
             Ok(()) => {
                 let end = inner.segments.end();
-                inner.tail.push(end, Vec::new());
+                let _done_with = inner.tail.push(end, Vec::new());
             }
             Err(error) => tracing::warn!(%error, "the journal cannot note what was reported"),
         }
-        let done_with = (inner.segments.forget_before(position), inner.tail.forget_before(position));
+        let (files, _done_with) = (inner.segments.forget_before(position), inner.tail.forget_before(position));
         drop(inner);
         self.acknowledged.send_replace(position);
-        segments::remove(done_with.0);
+        segments::remove(files);
     }
 
     /// As [`Journal::acknowledge`], without a note of it: nothing before `position` is worth reporting again.
@@ -270,7 +270,7 @@ impl Journal {
 
 impl Inner {
     /// Appends `text`, which means `lines`.
-    fn append(&mut self, text: &[u8], lines: Vec<Line>) -> Result<(), JournalError> {
+    fn append(&mut self, text: &[u8], lines: Vec<Line>) -> Result<Done, JournalError> {
         self.segments.append(text).map_err(JournalError::Write)?;
         let end = self.segments.end();
         for line in &lines {
@@ -279,12 +279,12 @@ impl Inner {
                 self.given_back = end;
             }
         }
-        self.tail.push(end, lines);
+        let done_with = self.tail.push(end, lines);
         if self.segments.active_bytes() > SEGMENT_BYTES {
             self.segments.begin(&self.state).map_err(JournalError::Write)?;
-            self.tail.push(self.segments.end(), Vec::new());
+            drop(self.tail.push(self.segments.end(), Vec::new()));
         }
-        Ok(())
+        Ok(done_with)
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::journal::{Batch, Journal, Position};
 use super::source::{LeaseSource, SourceError};
 
-/// Most lines of one report; the channel takes four times as many.
-const BATCH: usize = 256;
+/// Most lines of one report; the channel takes twice as many.
+const BATCH: usize = 512;
 /// How long lines are gathered for one report.
 const GATHER: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

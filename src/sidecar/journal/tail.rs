@@ -1,4 +1,7 @@
 //! The journal's latest lines, in memory.
+//!
+//! Lines are made by the threads that carry calls, and done with on another. An allocator takes memory back best on the thread that it gave
+//! it to, so they get some of it back with each line that they append.
 
 use std::collections::VecDeque;
 
@@ -7,39 +10,54 @@ use super::{Line, Position};
 use crate::channel::message::Reported;
 
 /// Groups of lines that are kept. A reporter that falls behind further reads the files.
-const KEPT: usize = 2_048;
+const KEPT: usize = 4_096;
 
-/// The groups from a position on, each with the position after it.
+/// Groups that are done with and wait to be dropped. Beyond it they are dropped by whoever is done with them.
+const DONE: usize = 512;
+/// Of those, how many go with each that is appended: more than one, so that they become fewer.
+const DROPPED: usize = 2;
+
+/// Lines that belong together, and the position after them.
+type Group = (Position, Vec<Line>);
+
+/// The groups from a position on.
 pub struct Tail {
     from: Position,
-    groups: VecDeque<(Position, Vec<Line>)>,
+    groups: VecDeque<Group>,
+    done: Vec<Group>,
 }
+
+/// What was done with, to be dropped when nobody waits for it.
+#[must_use = "to be dropped without the journal's lock"]
+pub struct Done(#[allow(dead_code, reason = "it is there to be dropped")] Vec<Group>);
 
 impl Tail {
     /// Of a journal that ends at `end`.
     pub fn new(end: Position) -> Tail {
-        Tail { from: end, groups: VecDeque::new() }
+        Tail { from: end, groups: VecDeque::new(), done: Vec::new() }
     }
 
     /// A group was appended; `end` is the position after it.
-    pub fn push(&mut self, end: Position, lines: Vec<Line>) {
+    pub fn push(&mut self, end: Position, lines: Vec<Line>) -> Done {
+        let mut done = self.done.split_off(self.done.len().saturating_sub(DROPPED));
         if self.groups.len() == KEPT
-            && let Some((end, _)) = self.groups.pop_front()
+            && let Some(group) = self.groups.pop_front()
         {
-            self.from = end;
+            self.from = group.0;
+            done.push(group);
         }
         self.groups.push_back((end, lines));
+        Done(done)
     }
 
-    /// Nothing before `position` is asked for any more. What was kept of it is the caller's to drop, when nobody waits for it.
-    #[must_use = "to be dropped without the journal's lock"]
-    pub fn forget_before(&mut self, position: Position) -> VecDeque<(Position, Vec<Line>)> {
+    /// Nothing before `position` is asked for any more.
+    pub fn forget_before(&mut self, position: Position) -> Done {
         let kept = self.groups.split_off(self.groups.partition_point(|(end, _)| *end <= position));
-        let forgotten = std::mem::replace(&mut self.groups, kept);
-        if let Some((end, _)) = forgotten.back() {
+        self.done.extend(std::mem::replace(&mut self.groups, kept));
+        if let Some((end, _)) = self.done.last().filter(|(end, _)| *end > self.from) {
             self.from = *end;
         }
-        forgotten
+        Done(self.done.split_off(self.done.len().min(DONE)))
     }
 
     /// What is to be reported of about `limit` lines from `from` on, and the position after them; `None` when that is not here.
@@ -73,7 +91,7 @@ mod tests {
     fn what_is_kept_is_read_from_wherever_a_group_begins_and_what_is_not_is_not_here() {
         let mut tail = Tail::new(10);
         for group in 1..=KEPT as u64 + 2 {
-            tail.push(10 + group * 5, vec![line(group)]);
+            drop(tail.push(10 + group * 5, vec![line(group)]));
         }
         assert_eq!(tail.read(10, 5), None, "the first two groups are gone");
         assert_eq!(tail.read(21, 5), None, "no group begins there");
@@ -82,7 +100,11 @@ mod tests {
         assert!(matches!(entries[0], Reported::Outcome { count: 3, .. }));
         let last = 10 + (KEPT as u64 + 2) * 5;
         assert_eq!(tail.read(last, 5), Some((vec![], last)));
-        assert_eq!(tail.forget_before(last - 1).len(), KEPT - 1);
+        assert_eq!(tail.forget_before(last - 1).0.len(), KEPT - 1 - DONE);
         assert_eq!((tail.groups.len(), tail.read(last - 5, 5).map(|(entries, _)| entries.len())), (1, Some(1)));
+        // Those that wait to be dropped become fewer with each that comes, until there are none.
+        for more in 1..=DONE as u64 {
+            assert_eq!(tail.push(last + more, vec![line(more)]).0.len(), if more * 2 <= DONE as u64 { DROPPED } else { 0 });
+        }
     }
 }
