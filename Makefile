@@ -44,6 +44,9 @@ test-postgres: ## The ledger's promises on a PostgreSQL server of its own (of th
 test-fuzz: ## Every parser of outside bytes, a second each (FUZZ_SECONDS, FUZZ_SEED, FUZZ_TARGET)
 	cargo test --quiet --locked --test fuzz
 
+fuzz-coverage: ## How much of each parser of outside bytes those reach, in target/bench/fuzz-coverage.json (FUZZ_SECONDS)
+	tests/cluster/fuzz-coverage
+
 test-simulation: ## A million random histories of leases, crashes and lost messages (SIM_SCHEDULES, SIM_SEED, SIM_STORED)
 	tests/cluster/postgres
 	cargo test --quiet --locked --test simulation

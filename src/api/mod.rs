@@ -27,6 +27,8 @@ pub mod annotation {
     pub const FREE: &str = "spendkeeper.dev/free";
     /// On a pod: `spendkeeper.dev/<dimension>-values`, the values that count when callers set it, comma-separated.
     pub const VALUES_SUFFIX: &str = "-values";
+    /// On a pod: `"true"` has the text of prompts and answers in the spans that the OpenTelemetry collector gets.
+    pub const CAPTURE_CONTENT: &str = "spendkeeper.dev/capture-content";
     /// On a pod that has a sidecar: the version that injected it.
     pub const INJECTED: &str = "spendkeeper.dev/injected";
     /// On a resource of ours: the id of the recommendation that is approved.

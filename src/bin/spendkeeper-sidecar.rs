@@ -93,7 +93,7 @@ struct Arguments {
     /// A further certificate authority for providers, beside the system's: PEM, or a file of it
     #[arg(long, value_name = "PEM", env = "SPENDKEEPER_UPSTREAM_CA", hide_env_values = true, allow_hyphen_values = true)]
     upstream_ca: Option<String>,
-    /// Tell an OpenTelemetry collector at this address of every model call: a span without any text of prompts or answers
+    /// Tell an OpenTelemetry collector at this address of every model call: a span, without any text of prompts or answers
     #[arg(long, value_name = "URL", env = "SPENDKEEPER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
     /// How the collector is spoken to
@@ -112,6 +112,9 @@ struct Arguments {
     /// Part of the calls that are told of, from 0 to 1, of those whose caller is in no trace; else the caller's trace decides
     #[arg(long, value_name = "RATIO", env = "SPENDKEEPER_OTLP_SAMPLE_RATIO", default_value_t = 1.0)]
     otlp_sample_ratio: f64,
+    /// Have the text of prompts and answers in those spans; without it none of it is ever recorded
+    #[arg(long, env = "SPENDKEEPER_CAPTURE_CONTENT")]
+    capture_content: bool,
     /// What is logged, such as info or spendkeeper=debug
     #[arg(long, value_name = "FILTER", env = "SPENDKEEPER_LOG", default_value = "info")]
     log: String,
@@ -213,7 +216,8 @@ fn collector(arguments: &Arguments, upstream: &Upstream, extra_ca: Option<String
         OtlpProtocol::HttpProtobuf => Wire::HttpProtobuf,
     };
     let (headers, sample_ratio) = (arguments.otlp_header.clone(), arguments.otlp_sample_ratio);
-    let target = Target::new(telemetry::Settings { endpoint, wire, headers, sample_ratio, extra_ca }, upstream)?;
+    let capture_content = arguments.capture_content;
+    let target = Target::new(telemetry::Settings { endpoint, wire, headers, sample_ratio, extra_ca, capture_content }, upstream)?;
     Ok(Some(target))
 }
 

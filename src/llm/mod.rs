@@ -32,6 +32,7 @@ pub mod request;
 pub mod rewrite;
 pub mod sse;
 pub mod stream;
+pub mod transcript;
 pub mod translate;
 pub mod usage;
 pub mod words;

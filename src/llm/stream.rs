@@ -1,10 +1,13 @@
 //! Metering a streamed answer while it passes through, and translating it where its caller speaks another format.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::{Bytes, BytesMut};
 
 use super::format::format;
 use super::framing::{Cutter, Framing};
 use super::openai::stream::without_null_usage;
+use super::transcript::Answered;
 use super::translate::StreamTranslator;
 use super::usage::ReportedUsage;
 use crate::core::policy::Protocol;
@@ -44,6 +47,19 @@ pub struct StreamEnd {
     pub failed: bool,
 }
 
+/// Reads events twice: for what they charge, and for what they say.
+struct Transcribing {
+    reader: Box<dyn EventReader>,
+    transcript: Arc<Mutex<Answered>>,
+}
+
+impl EventReader for Transcribing {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+        self.transcript.lock().unwrap_or_else(PoisonError::into_inner).read(payload);
+        self.reader.read(payload, tally)
+    }
+}
+
 /// Reads a stream as it passes: what the provider says it used, and whether it came to its end.
 pub struct StreamMeter {
     cutter: Cutter,
@@ -71,6 +87,11 @@ impl StreamMeter {
     /// Of a stream that is translated for its caller.
     pub fn translating(protocol: Protocol, framing: Framing, translator: Box<dyn StreamTranslator>) -> StreamMeter {
         StreamMeter { shown: Shown::Translated(translator), ..StreamMeter::new(protocol, framing, false) }
+    }
+
+    /// Has each event read for `transcript`, too.
+    pub fn transcribed(self, transcript: Arc<Mutex<Answered>>) -> StreamMeter {
+        StreamMeter { reader: Box::new(Transcribing { reader: self.reader, transcript }), ..self }
     }
 
     /// Takes a chunk from the provider and returns what the caller gets: the chunk itself, unless something is hidden or

@@ -53,7 +53,7 @@ pub async fn attempt(
     let streamed = outgoing.request.stream();
     let attempted = |trace: &Trace| {
         let server = backend.endpoint.server();
-        trace.attempt(Attempted { provider, server, max_tokens: worst.cap, choices: worst.choices, streamed })
+        trace.attempt(Attempted { provider, server, max_tokens: worst.cap, choices: worst.choices, streamed }, outgoing.request.body())
     };
     let span = call.trace.as_deref().map(attempted);
     let told = |headers: &mut HeaderMap| {

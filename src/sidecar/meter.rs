@@ -5,7 +5,7 @@
 //! head can say what it cost.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -153,6 +153,9 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
             return broken_off(metering.asked(), &reason);
         }
     };
+    if let Some(transcript) = open.transcript() {
+        transcript.lock().unwrap_or_else(PoisonError::into_inner).read(&body);
+    }
     let of_headers = || usage_of_headers(metering.protocol, metering.worst.choices, &|name| head.header(name));
     let ending = match usage_of_body(metering.protocol, &body).or_else(of_headers) {
         Some(reported) => metering.completed(&reported),
@@ -220,6 +223,10 @@ pub fn streamed_answer(
             head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             StreamMeter::translating(metering.protocol, framing, translation.stream())
         }
+    };
+    let meter = match open.transcript() {
+        Some(transcript) => meter.transcribed(transcript),
+        None => meter,
     };
     let stream = Stream { upstream: body, meter, open, metering, input_known: false };
     let wait = Wait::new(stream.metering.patience);

@@ -3,7 +3,7 @@
 //! A [`Reservation`] is money that a call has drawn; an [`OpenCall`] is one that may be on its way. Both hold it exactly as long
 //! as they live: a reservation that is dropped frees it, an open call that is dropped without an end is charged as reserved.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::clock::{Clock, elapsed_ms};
@@ -19,6 +19,7 @@ use crate::core::limit::LimitKey;
 use crate::core::money::PicoUsd;
 use crate::core::policy::Provider;
 use crate::core::usage::Usage;
+use crate::llm::transcript::Answered;
 
 /// Where money is drawn from and ends are written to.
 pub struct Accounts {
@@ -142,6 +143,11 @@ impl OpenCall {
     /// The first byte of the answer has arrived.
     pub fn first_byte(&mut self) {
         self.first_byte_ms.get_or_insert(elapsed_ms(self.started));
+    }
+
+    /// Where what is answered is to be written down, if its owner asked for that.
+    pub fn transcript(&self) -> Option<Arc<Mutex<Answered>>> {
+        self.tried.span.as_ref()?.transcript()
     }
 
     /// Bytes of a body went by.

@@ -8,8 +8,8 @@ pub mod context;
 pub mod export;
 pub mod span;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -24,6 +24,7 @@ use crate::core::call::CallRecord;
 use crate::core::dimensions::Origin;
 use crate::core::policy::Protocol;
 use crate::llm::ErrorKind;
+use crate::llm::transcript::{Answered, Asked};
 use context::{SpanId, TraceContext, new_span_id};
 use export::{Exporter, Transport};
 use span::Attempted;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub sample_ratio: f64,
     /// A further certificate authority, PEM.
     pub extra_ca: Option<String>,
+    /// Spans have the text of prompts and answers: only where their owner asked for it.
+    pub capture_content: bool,
 }
 
 /// Why spans cannot be sent there.
@@ -66,13 +69,14 @@ pub enum AddressError {
 pub struct Target {
     transport: Transport,
     sample_ratio: f64,
+    capture_content: bool,
 }
 
 impl Target {
     /// # Errors
     /// When the settings cannot be used. Nothing is sent yet.
     pub fn new(settings: Settings, upstream: &Upstream) -> Result<Target, AddressError> {
-        let Settings { endpoint, wire, headers, sample_ratio, extra_ca } = settings;
+        let Settings { endpoint, wire, headers, sample_ratio, extra_ca, capture_content } = settings;
         if !(0.0..=1.0).contains(&sample_ratio) {
             return Err(AddressError::Ratio(sample_ratio));
         }
@@ -99,7 +103,7 @@ impl Target {
                 Transport::Http { upstream: upstream.clone(), uri, headers }
             }
         };
-        Ok(Target { transport, sample_ratio })
+        Ok(Target { transport, sample_ratio, capture_content })
     }
 }
 
@@ -110,14 +114,16 @@ pub struct Telemetry(Option<On>);
 struct On {
     exporter: Arc<Exporter>,
     sample_ratio: f64,
+    capture_content: bool,
 }
 
 impl Telemetry {
     /// Begins to send to `target`, if there is one.
     pub fn start(target: Option<Target>, metrics: &Arc<Metrics>) -> Telemetry {
-        Telemetry(target.map(|Target { transport, sample_ratio }| On {
+        Telemetry(target.map(|Target { transport, sample_ratio, capture_content }| On {
             exporter: Arc::new(Exporter::start(transport, Arc::clone(metrics))),
             sample_ratio,
+            capture_content,
         }))
     }
 
@@ -126,7 +132,15 @@ impl Telemetry {
         let on = self.0.as_ref()?;
         let context = TraceContext::sampled(headers, on.sample_ratio)?;
         let exporter = Arc::clone(&on.exporter);
-        Some(Box::new(Trace { exporter, context, began: Instant::now(), attempts: AtomicU32::new(0), last: AtomicU64::new(0) }))
+        let capture_content = on.capture_content;
+        Some(Box::new(Trace {
+            exporter,
+            context,
+            capture_content,
+            began: Instant::now(),
+            attempts: AtomicU32::new(0),
+            last: AtomicU64::new(0),
+        }))
     }
 
     /// Sends what is left, at the end.
@@ -141,6 +155,7 @@ impl Telemetry {
 pub struct Trace {
     exporter: Arc<Exporter>,
     context: TraceContext,
+    capture_content: bool,
     began: Instant,
     attempts: AtomicU32,
     /// The span of the attempt before; zero before the first.
@@ -148,8 +163,8 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// An attempt begins. The first counts from the call's arrival: what it waits for is part of it.
-    pub fn attempt(&self, attempted: Attempted) -> Box<Attempt> {
+    /// An attempt begins, with `body` for the provider. The first counts from the call's arrival: what it waits for is part of it.
+    pub fn attempt(&self, attempted: Attempted, body: &[u8]) -> Box<Attempt> {
         let id = new_span_id();
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let before = self.last.swap(u64::from_be_bytes(id), Ordering::Relaxed);
@@ -157,7 +172,8 @@ impl Trace {
         let offset_ms = i64::try_from((began - self.began).as_millis()).unwrap_or(i64::MAX);
         let (exporter, context) = (Arc::clone(&self.exporter), self.context.clone());
         let before = (before != 0).then(|| before.to_be_bytes());
-        Box::new(Attempt { exporter, context, id, before, number, began, offset_ms, attempted })
+        let content = self.capture_content.then(|| Content { asked: Asked::of(body), answered: Arc::default() });
+        Box::new(Attempt { exporter, context, id, before, number, began, offset_ms, attempted, content })
     }
 
     /// The call was refused, and this is the record of it.
@@ -186,6 +202,14 @@ pub struct Attempt {
     began: Instant,
     offset_ms: i64,
     attempted: Attempted,
+    /// `None` unless the owner asked for it.
+    content: Option<Content>,
+}
+
+/// What was said.
+struct Content {
+    asked: Asked,
+    answered: Arc<Mutex<Answered>>,
 }
 
 impl Attempt {
@@ -194,9 +218,17 @@ impl Attempt {
         self.context.propagate(self.id, headers);
     }
 
+    /// Where what is answered is to be written down, if it is.
+    pub fn transcript(&self) -> Option<Arc<Mutex<Answered>>> {
+        self.content.as_ref().map(|content| Arc::clone(&content.answered))
+    }
+
     /// It has ended, and this is the record of it.
     pub fn ended(&self, record: &CallRecord, usage_is_known: bool) {
         let mut span = span::of_attempt(record, &self.attempted, usage_is_known, self.number, self.offset_ms);
+        if let Some(Content { asked, answered }) = &self.content {
+            span::put_content(&mut span, asked, &answered.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         let link = |before: SpanId| Link { trace_id: self.context.trace.to_vec(), span_id: before.to_vec(), ..Link::default() };
         span.links.extend(self.before.map(link));
         self.exporter.send(placed(span, &self.context, self.id, self.began), record.origin.clone());

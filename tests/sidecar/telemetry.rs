@@ -84,7 +84,7 @@ impl Collector {
 
 fn settings(endpoint: &str, wire: Wire) -> Settings {
     let headers = vec![("x-key".parse().unwrap(), "k".parse().unwrap())];
-    Settings { endpoint: endpoint.to_owned(), wire, headers, sample_ratio: 1.0, extra_ca: None }
+    Settings { endpoint: endpoint.to_owned(), wire, headers, sample_ratio: 1.0, extra_ca: None, capture_content: false }
 }
 
 /// A span and its attributes.
@@ -258,4 +258,24 @@ async fn the_last_spans_are_sent_before_a_sidecar_ends() {
     assert_eq!(bench.chat("answer", 10).await.status, 200);
     bench.stop().await;
     assert_eq!(collector.told().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_asked_and_answered_is_in_a_span_where_its_owner_wants_that() {
+    let (collector, settings) = Collector::grpc().await;
+    let (_provider, bench) = start("usd: \"1\"", Settings { capture_content: true, ..settings }).await;
+    for streamed in [false, true] {
+        let mut body = openai("o-big", PROMPT, 100);
+        body["stream"] = streamed.into();
+        assert_eq!(Answer::of(bench.send("/v1/chat/completions", &[], body).await).await.status, 200);
+    }
+    until("the spans are there", || collector.told().len() >= 2).await;
+    for told in collector.told() {
+        let list = |key: &str| serde_json::from_str::<serde_json::Value>(told.get(key)).unwrap();
+        let asked = list("gen_ai.input.messages");
+        assert!(asked[0]["role"] == "user" && asked[0]["parts"][0]["content"] == PROMPT, "{asked}");
+        let answered = list("gen_ai.output.messages");
+        assert!(answered[0]["role"] == "assistant" && answered[0]["parts"][0]["type"] == "text", "{answered}");
+        assert!(!answered[0]["parts"][0]["content"].as_str().unwrap().is_empty(), "{answered}");
+    }
 }

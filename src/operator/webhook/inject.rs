@@ -73,12 +73,14 @@ pub enum Refusal {
     #[error(transparent)]
     Annotation(#[from] AnnotationError),
     #[error(
-        "annotation {0} is not known; there are spendkeeper.dev/inject, /free, /feature, /team, /process, /agent, /session and \
-         /<dimension>-values: correct or remove it"
+        "annotation {0} is not known; there are spendkeeper.dev/inject, /free, /feature, /team, /process, /agent, /session, \
+         /<dimension>-values and /capture-content: correct or remove it"
     )]
     UnknownAnnotation(String),
     #[error("annotation {name} allows {value:?}, which is longer than 63 bytes or not plain text; use short names, separated by commas")]
     AllowedValue { name: String, value: String },
+    #[error("annotation {name} is {value:?}; write \"true\", or \"false\", or leave it out")]
+    NoFlag { name: &'static str, value: String },
     #[error("the pod has {field}: true, so {reason}; remove {field}, or the annotation spendkeeper.dev/inject")]
     Exposed { field: &'static str, reason: &'static str },
     #[error("the pod has a {kind} named {name:?} of its own, and the sidecar needs that name; rename yours")]
@@ -107,7 +109,8 @@ pub fn inject(pod: &Pod, settings: &SidecarSettings, ca: &str) -> Result<Injecti
     if !has_sidecar(&spec) {
         check_names(&spec)?;
         put_volumes(&spec, &mut injection.patch);
-        put_sidecar(&spec, settings, ca, &mut injection.patch);
+        let captures_content = annotations.get(annotation::CAPTURE_CONTENT).is_some_and(|value| value == "true");
+        put_sidecar(&spec, environment(settings, ca, captures_content), settings, &mut injection.patch);
     }
     put_environment(&spec, &mut injection);
     Ok(injection)
@@ -115,13 +118,16 @@ pub fn inject(pod: &Pod, settings: &SidecarSettings, ca: &str) -> Result<Injecti
 
 fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
     dimension_policy(annotations)?;
+    if let Some(value) = annotations.get(annotation::CAPTURE_CONTENT).filter(|value| !["true", "false"].contains(&value.as_str())) {
+        return Err(Refusal::NoFlag { name: annotation::CAPTURE_CONTENT, value: value.clone() });
+    }
     for (name, value) in annotations {
         let Some(suffix) = name.strip_prefix(annotation::PREFIX) else { continue };
         let (dimension, is_list) = match suffix.strip_suffix(annotation::VALUES_SUFFIX) {
             Some(dimension) => (dimension, true),
             None => (suffix, false),
         };
-        let known = [annotation::INJECT, annotation::INJECTED, annotation::FREE].contains(&name.as_str());
+        let known = [annotation::INJECT, annotation::INJECTED, annotation::FREE, annotation::CAPTURE_CONTENT].contains(&name.as_str());
         if !known && Dimension::from_name(dimension).is_none() {
             return Err(Refusal::UnknownAnnotation(name.clone()));
         }
@@ -205,20 +211,20 @@ fn put_volumes(spec: &PodSpec, patch: &mut Vec<Value>) {
 }
 
 /// First of the init containers, so that the others can make calls too.
-fn put_sidecar(spec: &PodSpec, settings: &SidecarSettings, ca: &str, patch: &mut Vec<Value>) {
+fn put_sidecar(spec: &PodSpec, environment: Vec<Value>, settings: &SidecarSettings, patch: &mut Vec<Value>) {
     if spec.init_containers.is_none() {
         patch.push(add("/spec/initContainers", json!([])));
     }
-    patch.push(add("/spec/initContainers/0", sidecar(settings, ca)));
+    patch.push(add("/spec/initContainers/0", sidecar(settings, environment)));
 }
 
-fn sidecar(settings: &SidecarSettings, ca: &str) -> Value {
+fn sidecar(settings: &SidecarSettings, environment: Vec<Value>) -> Value {
     json!({
         "name": SIDECAR,
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
         "restartPolicy": "Always",
-        "env": environment(settings, ca),
+        "env": environment,
         "ports": [{"name": "spend-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": {"httpGet": {"path": "/readyz", "port": ADMIN_PORT}, "periodSeconds": 1, "failureThreshold": 120},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": ADMIN_PORT}, "periodSeconds": 10, "failureThreshold": 3},
@@ -243,7 +249,7 @@ fn sidecar(settings: &SidecarSettings, ca: &str) -> Value {
     })
 }
 
-fn environment(settings: &SidecarSettings, ca: &str) -> Vec<Value> {
+fn environment(settings: &SidecarSettings, ca: &str, captures_content: bool) -> Vec<Value> {
     let variable = |name: &str, value: &str| json!({"name": name, "value": value});
     let mut environment = vec![variable("SPENDKEEPER_OPERATOR", &settings.operator_url), variable("SPENDKEEPER_CA", ca)];
     let NetworkSettings { https_proxy, http_proxy, no_proxy, upstream_ca } = &settings.network;
@@ -258,6 +264,9 @@ fn environment(settings: &SidecarSettings, ca: &str) -> Vec<Value> {
         environment.push(variable("SPENDKEEPER_OTLP_ENDPOINT", &otlp.endpoint));
         environment.push(variable("SPENDKEEPER_OTLP_PROTOCOL", &otlp.protocol));
         environment.push(variable("SPENDKEEPER_OTLP_SAMPLE_RATIO", &otlp.sample_ratio.to_string()));
+        if captures_content {
+            environment.push(variable("SPENDKEEPER_CAPTURE_CONTENT", "true"));
+        }
     }
     environment
 }

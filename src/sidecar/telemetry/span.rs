@@ -1,7 +1,8 @@
 //! A call's record as a span, after OpenTelemetry's conventions for generative AI:
 //! <https://github.com/open-telemetry/semantic-conventions-genai>. What is no part of those begins with `spendkeeper.`.
 //!
-//! No text of a prompt or an answer gets in here, nor that of an error: a message that says what is wrong with a request may quote it.
+//! No text of a prompt or an answer gets in here but by [`put_content`], where its owner asked for it; nor that of an error: a message that
+//! says what is wrong with a request may quote it.
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -13,6 +14,7 @@ use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::dimensions::{Dimension, Origin};
 use crate::core::policy::{Protocol, Provider};
 use crate::llm::ErrorKind;
+use crate::llm::transcript::{Answered, Asked};
 
 /// What is known of an attempt when it begins, beside its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,25 @@ pub fn of_attempt(record: &CallRecord, attempted: &Attempted, usage_is_known: bo
     attributes.number("spendkeeper.attempt", number);
     attributes.text("spendkeeper.charged_by", if usage_is_known { "usage" } else { "reservation" });
     finished(record, attributes, error_of(record))
+}
+
+/// Adds what was asked and answered, as JSON, which is what the conventions want of those who cannot have lists in attributes.
+pub fn put_content(span: &mut Span, asked: &Asked, answered: &Answered) {
+    let mut attributes = Attributes(std::mem::take(&mut span.attributes));
+    let answers = answered.messages();
+    for (key, list) in [
+        ("gen_ai.system_instructions", &asked.instructions),
+        ("gen_ai.input.messages", &asked.messages),
+        ("gen_ai.output.messages", &answers),
+    ] {
+        if !list.is_empty() {
+            attributes.text(key, serde_json::Value::from(list.as_slice()).to_string());
+        }
+    }
+    if asked.truncated || answered.is_truncated() {
+        attributes.flag("spendkeeper.content.truncated", true);
+    }
+    span.attributes = attributes.0;
 }
 
 /// A call that was refused after it was understood.

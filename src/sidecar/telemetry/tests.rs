@@ -1,7 +1,14 @@
 use super::*;
 
 fn settings(endpoint: &str) -> Settings {
-    Settings { endpoint: endpoint.to_owned(), wire: Wire::Grpc, headers: Vec::new(), sample_ratio: 1.0, extra_ca: None }
+    Settings {
+        endpoint: endpoint.to_owned(),
+        wire: Wire::Grpc,
+        headers: Vec::new(),
+        sample_ratio: 1.0,
+        extra_ca: None,
+        capture_content: false,
+    }
 }
 
 fn target(settings: Settings) -> Result<Target, AddressError> {

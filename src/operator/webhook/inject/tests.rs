@@ -169,7 +169,7 @@ fn a_refusal_names_what_is_wrong_and_the_remedy() {
 
 #[test]
 fn a_sidecar_is_told_of_the_collector_only_where_there_is_one() {
-    let environment = |otlp: Option<OtlpSettings>| environment(&SidecarSettings { otlp, ..settings() }, "CA");
+    let environment = |otlp: Option<OtlpSettings>| environment(&SidecarSettings { otlp, ..settings() }, "CA", false);
     assert!(!environment(None).iter().any(|variable| variable["name"].as_str().is_some_and(|name| name.contains("OTLP"))));
     let otlp = OtlpSettings { endpoint: "http://$(HOST_IP):4317".into(), protocol: "grpc".into(), sample_ratio: 0.25 };
     let variables = environment(Some(otlp));
@@ -180,10 +180,29 @@ fn a_sidecar_is_told_of_the_collector_only_where_there_is_one() {
 }
 
 #[test]
+fn text_is_captured_only_where_the_owner_asks_and_there_is_somebody_to_tell() {
+    let otlp = || OtlpSettings { endpoint: "http://collector:4317".into(), protocol: "grpc".into(), sample_ratio: 1.0 };
+    let captures = |otlp: Option<OtlpSettings>, value: Option<&str>| {
+        let mut pod = plain();
+        if let Some(value) = value {
+            pod["metadata"]["annotations"]["spendkeeper.dev/capture-content"] = json!(value);
+        }
+        let injection = inject(&typed(&pod), &SidecarSettings { otlp, ..settings() }, "CA")?;
+        Ok::<_, Refusal>(injection.patch.iter().any(|operation| operation.to_string().contains("SPENDKEEPER_CAPTURE_CONTENT")))
+    };
+    assert_eq!(captures(Some(otlp()), Some("true")), Ok(true));
+    for (otlp, value) in [(Some(otlp()), None), (Some(otlp()), Some("false")), (None, Some("true"))] {
+        assert_eq!(captures(otlp, value), Ok(false), "{value:?}");
+    }
+    let refused = captures(Some(otlp()), Some("yes")).unwrap_err().to_string();
+    assert!(refused.contains("capture-content") && refused.contains("\"yes\""), "{refused}");
+}
+
+#[test]
 fn the_sidecar_goes_to_providers_by_the_ways_that_the_operator_names_and_no_app_is_told_of_them() {
     const NAMES: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SPENDKEEPER_UPSTREAM_CA"];
     let named = |network: NetworkSettings| {
-        let environment = environment(&SidecarSettings { network, ..settings() }, "CA");
+        let environment = environment(&SidecarSettings { network, ..settings() }, "CA", false);
         let found = environment.iter().filter_map(|e| Some((e["name"].as_str()?.to_owned(), e["value"].as_str()?.to_owned())));
         found.filter(|(name, _)| NAMES.contains(&name.as_str())).collect::<Vec<_>>()
     };
