@@ -1,24 +1,30 @@
 //! The sidecar's end of the control channel.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
+use tokio::time::sleep;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::convert::{self, Malformed};
 use super::message::{LeaseAsk, Pushed, Reported};
 use super::proto::control_client::ControlClient;
-use super::proto::{AcquireRequest, ReportRequest, WatchRequest};
+use super::proto::{AcquireRequest, AcquireResponse, ReportRequest, WatchRequest};
 use crate::ledger::Decision;
 
 /// A call waits for a lease, so an operator that does not answer counts as away soon.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Within a cluster; an operator whose node is gone does not answer, and the next attempt may reach another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For so long a request for a lease is sent again when its operator went away: another, or the same one again, may be there at once.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that does not answer a ping is dead; without pings a vanished operator would go unnoticed.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +76,8 @@ impl From<Status> for ClientError {
 pub struct OperatorClient {
     control: ControlClient<Channel>,
     token: Arc<Token>,
+    /// No operator was there for [`AGAIN`]: until one is, nobody waits for it.
+    is_away: Arc<AtomicBool>,
 }
 
 /// A token as it was last read.
@@ -98,7 +106,8 @@ impl OperatorClient {
             endpoint = endpoint.tls_config(tls).map_err(unusable)?;
         }
         let control = ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(OperatorClient { control, token: Arc::new(Token { file: address.token_file, read: Mutex::default() }) })
+        let token = Arc::new(Token { file: address.token_file, read: Mutex::default() });
+        Ok(OperatorClient { control, token, is_away: Arc::default() })
     }
 
     /// Policy, credentials and recalls, from now until the connection breaks.
@@ -116,8 +125,7 @@ impl OperatorClient {
     /// # Errors
     /// When there is no answer. The lease may have been granted nevertheless: ask again with the same sequence number.
     pub async fn acquire(&self, ask: LeaseAsk, now_ms: impl Fn() -> i64) -> Result<Decision, ClientError> {
-        let request = self.request(AcquireRequest::from(ask))?;
-        let answer = match self.token.heed(within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await?) {
+        let answer = match self.token.heed(within(ACQUIRE_TIMEOUT, self.insist(AcquireRequest::from(ask))).await??) {
             // No budget of this pod has such a limit any more: the next policy will say so.
             Err(status) if status.code() == Code::PermissionDenied => return Err(ClientError::Rejected(status.message().to_owned())),
             answer => answer?,
@@ -136,11 +144,31 @@ impl OperatorClient {
         Ok(())
     }
 
+    /// Sends a request until there is an answer, for a while.
+    async fn insist(&self, message: AcquireRequest) -> Result<Result<Response<AcquireResponse>, Status>, ClientError> {
+        let began = Instant::now();
+        loop {
+            let answer = self.control.clone().acquire(self.request(message.clone())?).await;
+            let is_lost = answer.as_ref().is_err_and(went_away);
+            if is_lost && began.elapsed() < AGAIN && !self.is_away.load(Ordering::Relaxed) {
+                sleep(AGAIN_PAUSE).await;
+                continue;
+            }
+            self.is_away.store(is_lost, Ordering::Relaxed);
+            return Ok(answer);
+        }
+    }
+
     fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.token.bearer()?);
         Ok(request)
     }
+}
+
+/// Whether nobody answered; the request may have been carried out nevertheless.
+fn went_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, ClientError> {

@@ -11,7 +11,8 @@ use crate::channel::client::{ClientError, OperatorClient};
 use crate::channel::message::Pushed;
 use crate::core::budget::changed_limits;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Another replica of the operator may be there at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Follows the operator for ever.
@@ -51,11 +52,10 @@ pub fn take(sidecar: &Sidecar, push: Pushed) {
         let generation = policy.generation;
         let before = sidecar.in_force.load_full();
         match put_in_force(&sidecar.in_force, policy, &push.credentials) {
-            Ok(true) => {
+            Ok(()) => {
                 tracing::info!(generation, operator = push.operator_version, "a policy is in force");
                 revoke_changed(sidecar, before.as_deref());
             }
-            Ok(false) => tracing::debug!(generation, "a policy older than the one in force is ignored"),
             Err(error) => tracing::error!(generation, %error, "a policy cannot be used; the one before stays in force"),
         }
     }

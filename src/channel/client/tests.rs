@@ -96,6 +96,29 @@ async fn policies_are_followed_until_the_stream_ends() {
 }
 
 #[tokio::test]
+async fn a_request_whose_operator_went_away_is_sent_again_for_a_while_and_then_nobody_waits_until_one_is_back() {
+    let (operator, client, _token) = connected().await;
+    let asked = || operator.tokens.lock().unwrap().len();
+    *operator.refuse_with.lock().unwrap() = Some(Code::Unavailable);
+    let is_back = async {
+        while asked() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        *operator.refuse_with.lock().unwrap() = None;
+    };
+    let (answer, ()) = tokio::join!(client.acquire(ask(), || 0), is_back);
+    assert!(matches!(answer, Ok(Decision::Granted { .. })), "{answer:?}");
+    *operator.refuse_with.lock().unwrap() = Some(Code::Unavailable);
+    for wanted in [2..usize::MAX, 1..2] {
+        let before = asked();
+        client.acquire(ask(), || 0).await.unwrap_err();
+        assert!(wanted.contains(&(asked() - before)), "asked {} times", asked() - before);
+    }
+    *operator.refuse_with.lock().unwrap() = None;
+    client.acquire(ask(), || 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn only_what_can_never_work_counts_as_rejected() {
     let (operator, client, _token) = connected().await;
     for (code, acquire_rejected, report_rejected) in [
