@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::index::NamespaceFacts;
 use crate::api::annotation;
 use crate::api::common::WorkloadSelector;
 use crate::core::dimensions::{Dimension, DimensionPolicy, MAX_VALUE_BYTES, Origin};
+use crate::core::policy::ResourceKey;
+
+/// A resource by namespace and name.
+pub fn key_of<K: Resource>(resource: &K) -> ResourceKey {
+    ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
+}
 
 /// A pod with a sidecar, reduced to what decisions look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

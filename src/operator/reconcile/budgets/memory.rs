@@ -15,7 +15,7 @@ use crate::ledger::query::LimitBalance;
 use crate::operator::context::Refusal;
 
 /// Limits whose past is remembered, at 12 KiB each at most; of those beyond, only the present is known.
-const MAX_LIMITS: usize = 10_000;
+pub(super) const MAX_LIMITS: usize = 10_000;
 /// A status whose figures alone have changed is written no sooner than this after the last time.
 pub(in crate::operator::reconcile) const WRITE_PAUSE_MS: i64 = 10_000;
 /// A limit that refused has had room for this long before it is exhausted no more: calls that settle free some each second.
@@ -180,7 +180,7 @@ impl LimitMemory {
         }
         self.alerts = latches;
         // A limit that was lowered to what is spent refuses whatever comes.
-        let refused = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.smallest);
+        let refused = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.refused.smallest);
         let refuses = refused || balance.settled >= balance.limit;
         self.exhausted = self.exhausted.after(if refuses { Level::Met } else { Level::Over }, now_ms, EXHAUSTED_HOLD_MS);
         let on = self.alerts.iter().filter(|(_, latch)| latch.is_on());
