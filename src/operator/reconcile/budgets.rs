@@ -1,6 +1,7 @@
 //! AIBudget: where each limit stands.
 
 mod memory;
+mod past;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +21,12 @@ use crate::core::runaway::{Basis, RunawayAction, Running};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
-use crate::operator::outages::{Fault, Outage};
 use crate::operator::news::Unkept;
+use crate::operator::outages::{Fault, Outage};
 use crate::operator::selection;
 pub use memory::Memory;
 use memory::{Found, View};
+pub use past::Past;
 
 /// Values of a split budget that a status lists.
 const MAX_LISTED: usize = 50;

@@ -23,7 +23,7 @@ use super::index::Snapshot;
 use super::metrics::Metrics;
 use super::selection::key_of as key;
 use crate::core::policy::ResourceKey;
-use budgets::Memory;
+use budgets::{Memory, Past};
 use publish::Publisher;
 
 /// Rounds are at least this far apart.
@@ -56,8 +56,8 @@ pub async fn run(context: Arc<Context>, metrics: Arc<Metrics>, identity: String)
     let mut cluster = context.index.changes();
     let mut ledger = context.ledger_changes.clone();
     let mut elsewhere = context.replicas.heard();
-    let mut memory = Memory::default();
     context.index.ready().await;
+    let mut memory = Memory::after(Past::read(&*context.ledger, &context.index.snapshot(), &context.namespace, now_ms()).await);
     loop {
         let started = tokio::time::Instant::now();
         let round = Round { context: &context, publisher: &publisher, snapshot: context.index.snapshot(), now_ms: now_ms() };
