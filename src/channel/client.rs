@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt};
 use tokio::time::sleep;
 use tonic::metadata::AsciiMetadataValue;
@@ -74,7 +75,8 @@ impl From<Status> for ClientError {
 /// A connection to the operator; it is made when it is first needed, and made again when it breaks.
 #[derive(Clone, Debug)]
 pub struct OperatorClient {
-    control: ControlClient<Channel>,
+    endpoint: Endpoint,
+    control: Arc<ArcSwap<ControlClient<Channel>>>,
     token: Arc<Token>,
     /// No operator was there for [`AGAIN`]: until one is, nobody waits for it.
     is_away: Arc<AtomicBool>,
@@ -105,9 +107,18 @@ impl OperatorClient {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&address.ca_pem));
             endpoint = endpoint.tls_config(tls).map_err(unusable)?;
         }
-        let control = ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let control = Arc::new(ArcSwap::from_pointee(connection(&endpoint)));
         let token = Arc::new(Token { file: address.token_file, read: Mutex::default() });
-        Ok(OperatorClient { control, token, is_away: Arc::default() })
+        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default() })
+    }
+
+    /// What is asked from now on goes over a new connection, maybe to another of several operators; what is under way ends on the old one.
+    pub fn connect_anew(&self) {
+        self.control.store(Arc::new(connection(&self.endpoint)));
+    }
+
+    fn control(&self) -> ControlClient<Channel> {
+        ControlClient::clone(&self.control.load())
     }
 
     /// Policy, credentials and recalls, from now until the connection breaks.
@@ -116,7 +127,7 @@ impl OperatorClient {
     /// When the operator cannot be reached or does not accept the token.
     pub async fn watch(&self) -> Result<impl Stream<Item = Result<Pushed, ClientError>> + use<>, ClientError> {
         let request = self.request(WatchRequest { sidecar_version: env!("CARGO_PKG_VERSION").to_owned() })?;
-        let pushes = self.token.heed(self.control.clone().watch(request).await)?.into_inner();
+        let pushes = self.token.heed(self.control().watch(request).await)?.into_inner();
         Ok(pushes.map(|push| Ok(Pushed::try_from(push?)?)))
     }
 
@@ -140,7 +151,7 @@ impl OperatorClient {
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
         let entries = entries.into_iter().map(Into::into).collect();
         let request = self.request(ReportRequest { entries })?;
-        self.token.heed(within(REPORT_TIMEOUT, self.control.clone().report(request)).await?)?;
+        self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;
         Ok(())
     }
 
@@ -148,7 +159,7 @@ impl OperatorClient {
     async fn insist(&self, message: AcquireRequest) -> Result<Result<Response<AcquireResponse>, Status>, ClientError> {
         let began = Instant::now();
         loop {
-            let answer = self.control.clone().acquire(self.request(message.clone())?).await;
+            let answer = self.control().acquire(self.request(message.clone())?).await;
             let is_lost = answer.as_ref().is_err_and(went_away);
             if is_lost && began.elapsed() < AGAIN && !self.is_away.load(Ordering::Relaxed) {
                 sleep(AGAIN_PAUSE).await;
@@ -164,6 +175,10 @@ impl OperatorClient {
         request.metadata_mut().insert("authorization", self.token.bearer()?);
         Ok(request)
     }
+}
+
+fn connection(endpoint: &Endpoint) -> ControlClient<Channel> {
+    ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// Whether nobody answered; the request may have been carried out nevertheless.

@@ -119,6 +119,33 @@ async fn a_request_whose_operator_went_away_is_sent_again_for_a_while_and_then_n
 }
 
 #[tokio::test]
+async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_ends_on_the_old_one() {
+    let (first, second) = (Arc::new(Operator::default()), Arc::new(Operator::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // As a Service does: each connection to the next.
+    let operators = [Arc::clone(&first), Arc::clone(&second)];
+    tokio::spawn(async move {
+        for operator in operators {
+            let (connection, _) = listener.accept().await.unwrap();
+            let connection = futures::stream::iter([Ok::<_, std::io::Error>(connection)]).chain(futures::stream::pending());
+            tokio::spawn(Server::builder().add_service(ControlServer::new(operator)).serve_with_incoming(connection));
+        }
+    });
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "t").unwrap();
+    let client = OperatorClient::new(OperatorAddress { url, ca_pem: String::new(), token_file: token.path().to_owned() }).unwrap();
+    let asked = || [&first, &second].map(|operator| operator.tokens.lock().unwrap().len());
+    let mut pushes = Box::pin(client.watch().await.unwrap());
+    client.acquire(ask(), || 0).await.unwrap();
+    assert_eq!(asked(), [2, 0]);
+    client.connect_anew();
+    client.acquire(ask(), || 0).await.unwrap();
+    assert_eq!(asked(), [2, 1]);
+    assert!(pushes.next().await.unwrap().is_ok(), "the old connection goes on");
+}
+
+#[tokio::test]
 async fn only_what_can_never_work_counts_as_rejected() {
     let (operator, client, _token) = connected().await;
     for (code, acquire_rejected, report_rejected) in [
