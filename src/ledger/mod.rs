@@ -138,8 +138,9 @@ pub trait Ledger: Send + Sync {
         Ok(())
     }
 
-    /// The notes of other replicas than `reader` that come after those that are known, by the last number of each writer; in order.
-    async fn told(&self, _reader: &str, _known: &BTreeMap<String, i64>) -> Result<Vec<Note>, LedgerError> {
+    /// The notes of other replicas than `reader` that come after those that are known, by the last number of each writer; in order, with
+    /// how long ago each was written, in milliseconds of the database's clock.
+    async fn told(&self, _reader: &str, _known: &BTreeMap<String, i64>) -> Result<Vec<(Note, i64)>, LedgerError> {
         Ok(Vec::new())
     }
 

@@ -40,16 +40,16 @@ impl Context {
         self.replicas.tell(news);
     }
 
-    /// Takes in what a sidecar told another replica.
-    pub fn heard_elsewhere(&self, news: &News, now_ms: i64) {
+    /// Takes in what a sidecar told another replica, and when.
+    pub fn heard_elsewhere(&self, news: &News, at_ms: i64) {
         self.recalls.ask(None, news.scarce());
-        self.note(news, now_ms);
+        self.note(news, at_ms);
     }
 
-    fn note(&self, news: &News, now_ms: i64) {
-        self.refusals.note(&news.refused, now_ms);
-        self.runaways.note(&news.spent, now_ms);
-        self.outages.note(&news.outages, now_ms);
+    fn note(&self, news: &News, at_ms: i64) {
+        self.refusals.note(&news.refused, at_ms);
+        self.runaways.note(&news.spent, at_ms);
+        self.outages.note(&news.outages, at_ms);
     }
 }
 
@@ -67,14 +67,14 @@ pub struct Refusal {
 }
 
 impl Refusals {
-    fn note(&self, news: &BTreeMap<LimitKey, Refused>, now_ms: i64) {
+    fn note(&self, news: &BTreeMap<LimitKey, Refused>, at_ms: i64) {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, refused) in news {
             let noted = |known: &mut Refusal| {
                 known.refused.add(*refused);
-                known.last_ms = now_ms;
+                known.last_ms = known.last_ms.max(at_ms);
             };
-            refusals.entry(key.clone()).and_modify(noted).or_insert(Refusal { refused: *refused, last_ms: now_ms });
+            refusals.entry(key.clone()).and_modify(noted).or_insert(Refusal { refused: *refused, last_ms: at_ms });
         }
     }
 

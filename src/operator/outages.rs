@@ -43,14 +43,14 @@ impl Outages {
     }
 
     /// Notes what sidecars told.
-    pub fn note(&self, news: &BTreeMap<ResourceKey, Unkept>, now_ms: i64) {
+    pub fn note(&self, news: &BTreeMap<ResourceKey, Unkept>, at_ms: i64) {
         let mut outages = self.lock();
         for (key, unkept) in news {
             let outage = outages.entry(key.clone()).or_default();
-            if now_ms - outage.last_ms > NEWS_MS {
+            if at_ms - outage.last_ms > NEWS_MS {
                 *outage = Outage::default();
             }
-            outage.last_ms = now_ms;
+            outage.last_ms = outage.last_ms.max(at_ms);
             outage.unkept.add(*unkept);
         }
     }

@@ -66,7 +66,7 @@ impl Replicas {
         others.values().filter(|at| now - **at < SILENCE).count()
     }
 
-    fn note_others(&self, known: &mut BTreeMap<String, i64>, notes: &[Note], now: Instant) {
+    fn note_others<'a>(&self, known: &mut BTreeMap<String, i64>, notes: impl Iterator<Item = &'a Note>, now: Instant) {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         for note in notes {
             known.insert(note.writer.clone(), note.number);
@@ -108,17 +108,17 @@ async fn listen(context: &Context, metrics: &Metrics) {
     let mut known = BTreeMap::new();
     // What was told before this replica was there is not its concern.
     let before = persist("notes of other replicas wait", || context.ledger.told(&context.replicas.name, &known)).await;
-    context.replicas.note_others(&mut known, &before, Instant::now());
+    context.replicas.note_others(&mut known, before.iter().map(|(note, _)| note), Instant::now());
     loop {
         let others = context.replicas.others(Instant::now());
         metrics.replicas.with_label_values::<&str>(&[]).set(i64::try_from(others + 1).unwrap_or(i64::MAX));
         sleep(if others > 0 { PAUSE } else { ALONE }).await;
         let notes = persist("notes of other replicas wait", || context.ledger.told(&context.replicas.name, &known)).await;
-        context.replicas.note_others(&mut known, &notes, Instant::now());
-        for note in &notes {
+        context.replicas.note_others(&mut known, notes.iter().map(|(note, _)| note), Instant::now());
+        for (note, age_ms) in &notes {
             // A newer release may say what this one does not know.
             match serde_json::from_str::<News>(&note.text) {
-                Ok(news) => context.heard_elsewhere(&news, now_ms()),
+                Ok(news) => context.heard_elsewhere(&news, now_ms() - age_ms),
                 Err(error) => tracing::debug!(%error, writer = note.writer, "a note of another replica is not understood"),
             }
         }
@@ -165,14 +165,14 @@ mod tests {
         replicas.tell(refusal());
         assert_eq!(waiting(&replicas), 0);
         let note = Note { writer: "other".into(), number: 7, text: String::new() };
-        replicas.note_others(&mut known, &[note], now);
+        replicas.note_others(&mut known, [&note].into_iter(), now);
         assert_eq!(known, BTreeMap::from([("other".to_owned(), 7)]));
         replicas.tell(refusal());
         assert_eq!((waiting(&replicas), replicas.others(now)), (1, 1));
         assert_eq!(replicas.others(now + SILENCE), 0);
-        replicas.note_others(&mut known, &[], now + SILENCE);
+        replicas.note_others(&mut known, [].into_iter(), now + SILENCE);
         assert_eq!(known.len(), 1, "its notes may still be there");
-        replicas.note_others(&mut known, &[], now + FORGOTTEN);
+        replicas.note_others(&mut known, [].into_iter(), now + FORGOTTEN);
         assert!(known.is_empty());
     }
 }

@@ -42,7 +42,7 @@ impl Runaways {
 
     /// Notes what sidecars told. What was summed by another rule than the one that is known is left out: it tells of the moment of
     /// the change, and replicas need not see that at once.
-    pub fn note(&self, news: &BTreeMap<ResourceKey, Watched>, now_ms: i64) {
+    pub fn note(&self, news: &BTreeMap<ResourceKey, Watched>, at_ms: i64) {
         let mut watches = self.watches();
         for (key, Watched { rule, by_value }) in news {
             let (known, watch) = watches.entry(key.clone()).or_insert_with(|| (*rule, Watch::default()));
@@ -51,10 +51,10 @@ impl Runaways {
             }
             for (value, Spent { amount, dearest, outcomes }) in by_value {
                 if *amount != 0 {
-                    watch.spent_together(value, *amount, *dearest, now_ms);
+                    watch.spent_together(value, *amount, *dearest, at_ms);
                 }
                 if *outcomes > 0 {
-                    watch.outcomes(value, *outcomes, now_ms);
+                    watch.outcomes(value, *outcomes, at_ms);
                 }
             }
         }

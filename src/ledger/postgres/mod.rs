@@ -145,7 +145,7 @@ impl Ledger for PostgresLedger {
         in_time(async { notes::write(&*self.board().await?, note).await }).await
     }
 
-    async fn told(&self, reader: &str, known: &BTreeMap<String, i64>) -> Result<Vec<Note>, LedgerError> {
+    async fn told(&self, reader: &str, known: &BTreeMap<String, i64>) -> Result<Vec<(Note, i64)>, LedgerError> {
         in_time(async { notes::read(&*self.board().await?, reader, known).await }).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::connect::Failure;
 use crate::ledger::Note;
@@ -27,15 +27,16 @@ pub async fn write(client: &Client, note: &Note) -> Result<(), Failure> {
 }
 
 /// Notes of others that come after the known ones. A writer's are numbered in the order in which they were written, so that none is
-/// passed over; between writers there is no order.
+/// passed over; between writers there is no order. With the age of each, in milliseconds.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn read(client: &Client, reader: &str, known: &BTreeMap<String, i64>) -> Result<Vec<Note>, Failure> {
-    const READ: &str = "SELECT n.writer, n.number, n.text FROM notes AS n
+pub async fn read(client: &Client, reader: &str, known: &BTreeMap<String, i64>) -> Result<Vec<(Note, i64)>, Failure> {
+    const READ: &str = "SELECT n.writer, n.number, n.text, (extract(epoch FROM now() - n.at) * 1000)::bigint FROM notes AS n
         LEFT JOIN unnest($2::text[], $3::bigint[]) AS k (writer, number) ON k.writer = n.writer
         WHERE n.writer <> $1 AND n.number > coalesce(k.number, -1) ORDER BY n.writer, n.number";
     let (writers, numbers): (Vec<&str>, Vec<i64>) = known.iter().map(|(writer, number)| (writer.as_str(), *number)).unzip();
     let rows = client.query(READ, &[&reader, &writers, &numbers]).await?;
-    rows.iter().map(|row| Ok(Note { writer: row.try_get(0)?, number: row.try_get(1)?, text: row.try_get(2)? })).collect()
+    let note = |row: &Row| Ok((Note { writer: row.try_get(0)?, number: row.try_get(1)?, text: row.try_get(2)? }, row.try_get(3)?));
+    rows.iter().map(note).collect()
 }
