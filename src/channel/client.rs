@@ -20,6 +20,9 @@ use crate::ledger::Decision;
 
 /// A call waits for a lease, so an operator that does not answer counts as away soon.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// An operator that has not answered by then may be gone without a word, with its node: a new connection may lead to another. Longer than an
+/// operator waits for its database, so that what is wrong with that is heard.
+const SILENT: Duration = Duration::from_millis(2_300);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Within a cluster; an operator whose node is gone does not answer, and the next attempt may reach another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -159,7 +162,11 @@ impl OperatorClient {
     async fn insist(&self, message: AcquireRequest) -> Result<Result<Response<AcquireResponse>, Status>, ClientError> {
         let began = Instant::now();
         loop {
-            let answer = self.control().acquire(self.request(message.clone())?).await;
+            let mut control = self.control();
+            let Ok(answer) = tokio::time::timeout(SILENT, control.acquire(self.request(message.clone())?)).await else {
+                self.connect_anew();
+                continue;
+            };
             let is_lost = answer.as_ref().is_err_and(went_away);
             if is_lost && began.elapsed() < AGAIN && !self.is_away.load(Ordering::Relaxed) {
                 sleep(AGAIN_PAUSE).await;

@@ -118,23 +118,33 @@ async fn a_request_whose_operator_went_away_is_sent_again_for_a_while_and_then_n
     client.acquire(ask(), || 0).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_ends_on_the_old_one() {
-    let (first, second) = (Arc::new(Operator::default()), Arc::new(Operator::default()));
+/// As a Service does, each connection leads to the next; to `None`, nobody.
+async fn one_after_the_other(operators: Vec<Option<Arc<Operator>>>) -> (OperatorClient, tempfile::NamedTempFile) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    // As a Service does: each connection to the next.
-    let operators = [Arc::clone(&first), Arc::clone(&second)];
     tokio::spawn(async move {
+        let mut silent = Vec::new();
         for operator in operators {
             let (connection, _) = listener.accept().await.unwrap();
+            let Some(operator) = operator else {
+                silent.push(connection);
+                continue;
+            };
             let connection = futures::stream::iter([Ok::<_, std::io::Error>(connection)]).chain(futures::stream::pending());
             tokio::spawn(Server::builder().add_service(ControlServer::new(operator)).serve_with_incoming(connection));
         }
+        std::future::pending::<()>().await;
     });
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "t").unwrap();
-    let client = OperatorClient::new(OperatorAddress { url, ca_pem: String::new(), token_file: token.path().to_owned() }).unwrap();
+    let address = OperatorAddress { url, ca_pem: String::new(), token_file: token.path().to_owned() };
+    (OperatorClient::new(address).unwrap(), token)
+}
+
+#[tokio::test]
+async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_ends_on_the_old_one() {
+    let (first, second) = (Arc::new(Operator::default()), Arc::new(Operator::default()));
+    let (client, _token) = one_after_the_other(vec![Some(Arc::clone(&first)), Some(Arc::clone(&second))]).await;
     let asked = || [&first, &second].map(|operator| operator.tokens.lock().unwrap().len());
     let mut pushes = Box::pin(client.watch().await.unwrap());
     client.acquire(ask(), || 0).await.unwrap();
@@ -143,6 +153,15 @@ async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_e
     client.acquire(ask(), || 0).await.unwrap();
     assert_eq!(asked(), [2, 1]);
     assert!(pushes.next().await.unwrap().is_ok(), "the old connection goes on");
+}
+
+#[tokio::test]
+async fn an_operator_that_is_gone_without_a_word_is_not_waited_for_where_another_is_there() {
+    let other = Arc::new(Operator::default());
+    let (client, _token) = one_after_the_other(vec![None, Some(Arc::clone(&other))]).await;
+    let answer = client.acquire(ask(), || 0).await;
+    assert!(matches!(answer, Ok(Decision::Granted { .. })), "{answer:?}");
+    assert_eq!(other.tokens.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]
