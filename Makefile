@@ -60,6 +60,7 @@ test-conformance: ## Real SDKs through a sidecar, and the provider's bill agains
 
 test-api: ## Against a real API server, without a kubelet
 	tests/cluster/build $(CLUSTER)
+	tests/cluster/postgres
 	cargo test --locked --test api -- --test-threads 8
 
 test-e2e: ## On a full cluster with real pods (root)

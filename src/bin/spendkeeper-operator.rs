@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use kube::Client;
-use spendkeeper::ledger::{self, Ledger};
+use spendkeeper::ledger;
 use spendkeeper::operator::args::{Args, Command, LogFormat, RunArgs};
 use spendkeeper::operator::certs::CertificateKeeper;
 use spendkeeper::operator::context::Context;
@@ -20,13 +20,13 @@ use spendkeeper::operator::departures::Departures;
 use spendkeeper::operator::health::{self, Need, Readiness};
 use spendkeeper::operator::index::Index;
 use spendkeeper::operator::kubelet::{self, UsageHistory};
-use spendkeeper::operator::leader::Candidate;
+use spendkeeper::operator::leader::{Candidate, RENEW_DEADLINE};
 use spendkeeper::operator::metrics::Metrics;
-use spendkeeper::operator::reconcile;
 use spendkeeper::operator::roster::Roster;
 use spendkeeper::operator::test_call;
 use spendkeeper::operator::tls::TlsListener;
 use spendkeeper::operator::webhook::{self, Webhook};
+use spendkeeper::operator::{reconcile, replicas, runaways};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -78,7 +78,8 @@ async fn test_call(model: &str, upstream: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for leadership, leads until told to stop or until leadership is lost, and leaves everything in order.
+/// Serves until told to stop, leads while it can, and leaves everything in order. With a ledger that several may write, every replica
+/// serves and one of them leads; else the leader alone serves, and the others wait.
 async fn operate(args: RunArgs) -> anyhow::Result<()> {
     let client = client().await?;
     let (readiness, metrics) = (Arc::new(Readiness::default()), Arc::new(Metrics::new()));
@@ -88,17 +89,24 @@ async fn operate(args: RunArgs) -> anyhow::Result<()> {
     let pages = tokio::spawn(async move { axum::serve(health, pages).await });
 
     let mut candidate = Candidate::new(client.clone(), &args.namespace, &args.service, &args.identity());
-    tokio::select! {
-        () = candidate.lead() => {}
-        () = &mut told_to_stop => return Ok(()),
+    let is_shared = ledger::is_shared(&args.ledger);
+    if !is_shared {
+        tokio::select! {
+            _ = candidate.lead(Duration::MAX) => {}
+            () = &mut told_to_stop => return Ok(()),
+        }
     }
-    tracing::info!("this operator leads");
     readiness.met(Need::Leadership);
 
-    let running = Running::start(&args, client, readiness, metrics).await?;
-    let ended = running.until(candidate.keep_leading(), told_to_stop).await;
+    let mut running = Running::start(&args, client, readiness, metrics).await?;
+    let ended = running.until(&mut candidate, told_to_stop).await;
+    // Who may serve beside this one leads on at once; who may not waits until the ledger is closed.
+    if is_shared && ended.is_ok() {
+        candidate.resign().await;
+    }
+    running.stop().await;
     pages.abort();
-    if ended.is_ok() {
+    if !is_shared && ended.is_ok() {
         candidate.resign().await;
     }
     ended
@@ -117,14 +125,18 @@ fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// What runs while this operator leads.
+/// What runs while this operator serves.
 struct Running {
-    /// Watches, reconcilers and the like: they go on until they are aborted.
+    context: Arc<Context>,
+    roster: Arc<Roster>,
+    metrics: Arc<Metrics>,
+    /// Who reports Events.
+    identity: String,
+    /// Watches and the like: they go on until they are aborted.
     background: JoinSet<()>,
     /// Webhook and control channel: they end by themselves once `stop` is true.
     servers: JoinSet<anyhow::Result<()>>,
     stop: watch::Sender<bool>,
-    ledger: Arc<dyn Ledger>,
 }
 
 impl Running {
@@ -138,11 +150,13 @@ impl Running {
             index: Arc::new(Index::start(&client, &args.namespace, &mut background)),
             client: client.clone(),
             ledger_changes: ledger.changes(),
-            ledger: ledger.clone(),
+            ledger,
             refusals: Default::default(),
+            recalls: Default::default(),
             usage: Arc::new(UsageHistory::default()),
             runaways: Default::default(),
             outages: Default::default(),
+            replicas: Default::default(),
             namespace: args.namespace.clone(),
             apply_approved: args.apply_approved,
         });
@@ -168,9 +182,11 @@ impl Running {
         let credentials = Credentials::new(client);
         let roster = Arc::new(Roster::default());
         background.spawn(credentials.clone().keep_current());
-        background.spawn(Departures::new(context.clone(), roster.clone(), metrics.clone()).keep_settling());
         background.spawn(follow_cluster(context.clone(), roster.clone(), credentials.clone(), readiness.clone()));
-        background.spawn(reconcile::run(context.clone(), metrics.clone(), args.identity()));
+        background.spawn(runaways::keep_looking(context.clone()));
+        if ledger::is_shared(&args.ledger) {
+            background.spawn(replicas::converse(context.clone(), metrics.clone()));
+        }
         if args.kubelet_metrics {
             background.spawn(kubelet::collect(context.clone(), args.kubelet_interval()));
         }
@@ -178,19 +194,24 @@ impl Running {
         let listener = TlsListener::bind(args.control_listen, certificate, &[b"h2"]).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", args.control_listen))?;
         readiness.met(Need::ControlChannel);
-        let control = ControlService::new(context, roster, credentials, metrics, stop.subscribe());
+        let control = ControlService::new(context.clone(), roster.clone(), credentials, metrics.clone(), stop.subscribe());
         servers.spawn(async move { control.serve(listener).await.context("the control channel's server failed") });
-        Ok(Running { background, servers, stop, ledger })
+        Ok(Running { context, roster, metrics, identity: args.identity(), background, servers, stop })
     }
 
     /// Runs until told to stop; an error when leadership is lost or a part fails.
-    async fn until(mut self, leadership_lost: impl Future<Output = ()>, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let ended = tokio::select! {
+    async fn until(&mut self, candidate: &mut Candidate, told_to_stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let leading = lead(candidate, self.context.clone(), self.roster.clone(), self.metrics.clone(), self.identity.clone());
+        tokio::select! {
             () = told_to_stop => Ok(()),
-            () = leadership_lost => Err(anyhow::anyhow!("leadership is lost: another operator may lead now")),
+            error = leading => Err(error),
             Some(ended) = self.background.join_next() => Err(anyhow::anyhow!("a background task ended: {ended:?}")),
             Some(ended) = self.servers.join_next() => Err(anyhow::anyhow!("a server ended: {ended:?}")),
-        };
+        }
+    }
+
+    /// Lets calls under way end, and closes the ledger.
+    async fn stop(mut self) {
         self.stop.send_replace(true);
         let drained = tokio::time::timeout(DRAIN, async { while self.servers.join_next().await.is_some() {} }).await;
         if drained.is_err() {
@@ -198,8 +219,30 @@ impl Running {
         }
         self.servers.shutdown().await;
         self.background.shutdown().await;
-        self.ledger.close().await;
-        ended
+        self.context.ledger.close().await;
+    }
+}
+
+/// Leads once nobody else does: settles what pods that are gone have held, reconciles, writes. Returns why that has ended.
+async fn lead(
+    candidate: &mut Candidate,
+    context: Arc<Context>,
+    roster: Arc<Roster>,
+    metrics: Arc<Metrics>,
+    identity: String,
+) -> anyhow::Error {
+    if !candidate.lead(RENEW_DEADLINE).await {
+        return anyhow::anyhow!("the API server could not be asked for {RENEW_DEADLINE:?}, so budgets may have changed");
+    }
+    tracing::info!("this operator leads");
+    metrics.leader.with_label_values::<&str>(&[]).set(1);
+    // Dropped, it ends what runs in it.
+    let mut work = JoinSet::new();
+    work.spawn(Departures::new(context.clone(), roster, metrics.clone()).keep_settling());
+    work.spawn(reconcile::run(context, metrics, identity));
+    tokio::select! {
+        () = candidate.keep_leading() => anyhow::anyhow!("leadership is lost: another operator may lead now"),
+        Some(ended) = work.join_next() => anyhow::anyhow!("a task of the leader ended: {ended:?}"),
     }
 }
 

@@ -1,24 +1,34 @@
 //! The sidecar's end of the control channel.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt};
+use tokio::time::sleep;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::convert::{self, Malformed};
 use super::message::{LeaseAsk, Pushed, Reported};
 use super::proto::control_client::ControlClient;
-use super::proto::{AcquireRequest, ReportRequest, WatchRequest};
+use super::proto::{AcquireRequest, AcquireResponse, ReportRequest, WatchRequest};
 use crate::ledger::Decision;
 
 /// A call waits for a lease, so an operator that does not answer counts as away soon.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// An operator that has not answered by then may be gone without a word, with its node: a new connection may lead to another. Longer than an
+/// operator waits for its database, so that what is wrong with that is heard.
+const SILENT: Duration = Duration::from_millis(2_300);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Within a cluster; an operator whose node is gone does not answer, and the next attempt may reach another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For so long a request for a lease is sent again when its operator went away: another, or the same one again, may be there at once.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that does not answer a ping is dead; without pings a vanished operator would go unnoticed.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,8 +78,11 @@ impl From<Status> for ClientError {
 /// A connection to the operator; it is made when it is first needed, and made again when it breaks.
 #[derive(Clone, Debug)]
 pub struct OperatorClient {
-    control: ControlClient<Channel>,
+    endpoint: Endpoint,
+    control: Arc<ArcSwap<ControlClient<Channel>>>,
     token: Arc<Token>,
+    /// No operator was there for [`AGAIN`]: until one is, nobody waits for it.
+    is_away: Arc<AtomicBool>,
 }
 
 /// A token as it was last read.
@@ -97,8 +110,18 @@ impl OperatorClient {
             let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&address.ca_pem));
             endpoint = endpoint.tls_config(tls).map_err(unusable)?;
         }
-        let control = ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(OperatorClient { control, token: Arc::new(Token { file: address.token_file, read: Mutex::default() }) })
+        let control = Arc::new(ArcSwap::from_pointee(connection(&endpoint)));
+        let token = Arc::new(Token { file: address.token_file, read: Mutex::default() });
+        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default() })
+    }
+
+    /// What is asked from now on goes over a new connection, maybe to another of several operators; what is under way ends on the old one.
+    pub fn connect_anew(&self) {
+        self.control.store(Arc::new(connection(&self.endpoint)));
+    }
+
+    fn control(&self) -> ControlClient<Channel> {
+        ControlClient::clone(&self.control.load())
     }
 
     /// Policy, credentials and recalls, from now until the connection breaks.
@@ -107,7 +130,7 @@ impl OperatorClient {
     /// When the operator cannot be reached or does not accept the token.
     pub async fn watch(&self) -> Result<impl Stream<Item = Result<Pushed, ClientError>> + use<>, ClientError> {
         let request = self.request(WatchRequest { sidecar_version: env!("CARGO_PKG_VERSION").to_owned() })?;
-        let pushes = self.token.heed(self.control.clone().watch(request).await)?.into_inner();
+        let pushes = self.token.heed(self.control().watch(request).await)?.into_inner();
         Ok(pushes.map(|push| Ok(Pushed::try_from(push?)?)))
     }
 
@@ -116,8 +139,7 @@ impl OperatorClient {
     /// # Errors
     /// When there is no answer. The lease may have been granted nevertheless: ask again with the same sequence number.
     pub async fn acquire(&self, ask: LeaseAsk, now_ms: impl Fn() -> i64) -> Result<Decision, ClientError> {
-        let request = self.request(AcquireRequest::from(ask))?;
-        let answer = match self.token.heed(within(ACQUIRE_TIMEOUT, self.control.clone().acquire(request)).await?) {
+        let answer = match self.token.heed(within(ACQUIRE_TIMEOUT, self.insist(AcquireRequest::from(ask))).await??) {
             // No budget of this pod has such a limit any more: the next policy will say so.
             Err(status) if status.code() == Code::PermissionDenied => return Err(ClientError::Rejected(status.message().to_owned())),
             answer => answer?,
@@ -132,8 +154,27 @@ impl OperatorClient {
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
         let entries = entries.into_iter().map(Into::into).collect();
         let request = self.request(ReportRequest { entries })?;
-        self.token.heed(within(REPORT_TIMEOUT, self.control.clone().report(request)).await?)?;
+        self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;
         Ok(())
+    }
+
+    /// Sends a request until there is an answer, for a while.
+    async fn insist(&self, message: AcquireRequest) -> Result<Result<Response<AcquireResponse>, Status>, ClientError> {
+        let began = Instant::now();
+        loop {
+            let mut control = self.control();
+            let Ok(answer) = tokio::time::timeout(SILENT, control.acquire(self.request(message.clone())?)).await else {
+                self.connect_anew();
+                continue;
+            };
+            let is_lost = answer.as_ref().is_err_and(went_away);
+            if is_lost && began.elapsed() < AGAIN && !self.is_away.load(Ordering::Relaxed) {
+                sleep(AGAIN_PAUSE).await;
+                continue;
+            }
+            self.is_away.store(is_lost, Ordering::Relaxed);
+            return Ok(answer);
+        }
     }
 
     fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
@@ -141,6 +182,15 @@ impl OperatorClient {
         request.metadata_mut().insert("authorization", self.token.bearer()?);
         Ok(request)
     }
+}
+
+fn connection(endpoint: &Endpoint) -> ControlClient<Channel> {
+    ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// Whether nobody answered; the request may have been carried out nevertheless.
+fn went_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
 async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, ClientError> {

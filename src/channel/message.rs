@@ -76,6 +76,14 @@ pub enum Reported {
 }
 
 impl Reported {
+    /// Limits that it is charged to without a lease.
+    pub fn unleased(&self) -> &[LimitKey] {
+        match self {
+            Reported::Opened { unleased, .. } | Reported::Settled { unleased, .. } => unleased,
+            Reported::GivenBack { .. } | Reported::Outcome { .. } => &[],
+        }
+    }
+
     /// The ledger's entry. The origin is the reporter's, as its token proves it, whatever a record claims. A limit that
     /// `terms` does not know any more is left out: its budget is gone, and so is its account.
     pub fn into_entry(self, origin: &Origin, terms: impl Fn(&LimitKey) -> Option<LimitTerms>, now_ms: i64) -> Entry {

@@ -133,11 +133,17 @@ impl History {
     /// What was spent in the last `lookback_ms`: to the minute within an hour, else to the hour.
     pub fn spent(&self, lookback_ms: i64, now_ms: i64) -> i128 {
         let from_ms = now_ms - lookback_ms;
-        if lookback_ms <= HOUR_MS && self.minutes.start_ms() <= self.since_ms.max(from_ms) {
+        if lookback_ms <= HOUR_MS && !self.minutes.sums.is_empty() && self.minutes.start_ms() <= self.since_ms.max(from_ms) {
             // The minute under way counts as far as it goes.
             return self.minutes.sum(from_ms, (now_ms.div_euclid(MINUTE_MS) + 1) * MINUTE_MS);
         }
-        self.hours.sum(from_ms, (now_ms.div_euclid(HOUR_MS) + 1) * HOUR_MS)
+        // Of the hour under way, what has passed of it is known.
+        let began_ms = now_ms.div_euclid(HOUR_MS) * HOUR_MS;
+        let under_way = self.hours.sum(began_ms, began_ms + HOUR_MS);
+        let passed = i128::from((now_ms - began_ms).max(1));
+        let within = i128::from(now_ms - from_ms.max(began_ms)).min(passed);
+        let under_way = if within == passed { under_way } else { under_way.saturating_mul(within) / passed };
+        self.hours.sum(from_ms, began_ms.max(from_ms)) + under_way
     }
 
     /// Hours that are over and known from their first minute: number since 1970 and sum, the oldest first.
@@ -175,6 +181,11 @@ impl Sampled {
     /// Begins with a first reading: when its sum was spent is not known, so it is not in the history.
     pub fn new(first: Reading) -> Sampled {
         Sampled { history: History::new(first.at_ms), last: first }
+    }
+
+    /// Goes on from a history that is known up to a first reading.
+    pub fn after(history: History, first: Reading) -> Sampled {
+        Sampled { history, last: first }
     }
 
     /// Takes the next reading; one of an earlier moment or an earlier window is ignored.
@@ -228,6 +239,17 @@ mod tests {
         assert_eq!([5, 30, 60, 120, 360].map(|minutes| history.spent(minutes * MINUTE_MS, now)), [300, 1_800, 3_600, 7_200, 21_600]);
         assert_eq!(history.spent(5 * MINUTE_MS + MINUTE_MS / 2, now), 330, "half a minute counts half");
         assert_eq!(history.whole_hours(now).collect::<Vec<_>>(), (0..10).map(|hour| (hour, 3_600)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_hours_that_were_recorded_before_the_last_minutes_are_a_part() {
+        let mut history = History::from_hours(0, [(0, 3_600), (HOUR_MS, 1_200)]);
+        let now = HOUR_MS + 20 * MINUTE_MS;
+        let spent = |history: &History| [5, 20, 50, 80].map(|minutes| history.spent(minutes * MINUTE_MS, now));
+        assert_eq!(spent(&history), [300, 1_200, 1_200 + 1_800, 4_800]);
+        // The first reading after that tells nothing of the minutes before.
+        history.add(now, now, 0);
+        assert_eq!(spent(&history), [300, 1_200, 1_200 + 1_800, 4_800]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::tariff::ServiceTier;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Policy {
-    /// Grows with every change; a sidecar ignores an older policy than the one it holds.
+    /// Grows with every change that one operator pushes; what a sidecar heard last is in force.
     pub generation: u64,
     pub origin: Arc<Origin>,
     pub dimensions: DimensionPolicy,

@@ -268,10 +268,15 @@ impl Watch {
 
     /// A call of `value` ended and cost `amount`.
     pub fn spent(&mut self, value: &str, amount: i128, at_ms: i64) {
+        self.spent_together(value, amount, amount, at_ms);
+    }
+
+    /// Calls of `value` ended and cost `amount` together, the dearest of them `dearest`.
+    pub fn spent_together(&mut self, value: &str, amount: i128, dearest: i128, at_ms: i64) {
         let trail = self.trail(value, at_ms);
         trail.turn(at_ms);
         trail.spent.add(at_ms, amount);
-        trail.dearest.raise(at_ms, amount);
+        trail.dearest.raise(at_ms, dearest);
         trail.of_minute.0 += amount;
         trail.last_ms = at_ms;
     }

@@ -27,6 +27,7 @@ mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,8 +110,10 @@ pub struct Reconciled {
 pub trait Ledger: Send + Sync {
     async fn acquire(&self, request: Acquire) -> Result<Decision, LedgerError>;
 
-    /// Applies `entries` of one holder, all of them or none.
-    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError>;
+    /// Applies `entries` of one holder, all of them or none. Says of each whether it told of an end or an outcome that was not known
+    /// before: what is reported again is false. After a lost connection to the database the first answer may be lost, and then nobody
+    /// is told.
+    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<Vec<bool>, LedgerError>;
 
     /// Charges the holder's open calls as reserved and frees the rest of its leases.
     async fn holder_gone(&self, holder: &HolderId, now_ms: i64) -> Result<Reconciled, LedgerError>;
@@ -130,8 +133,29 @@ pub trait Ledger: Send + Sync {
     /// Grows whenever something was written here; what other replicas write is seen when it is asked for.
     fn changes(&self) -> watch::Receiver<u64>;
 
+    /// Leaves a note for the other replicas, for a minute; the same note again is no other. With one writer there is nobody to read it.
+    async fn tell(&self, _: &Note) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    /// The notes of other replicas than `reader` that come after those that are known, by the last number of each writer; in order, with
+    /// how long ago each was written, in milliseconds of the database's clock.
+    async fn told(&self, _reader: &str, _known: &BTreeMap<String, i64>) -> Result<Vec<(Note, i64)>, LedgerError> {
+        Ok(Vec::new())
+    }
+
     /// Finishes what is queued. Afterwards every request answers [`LedgerError::Stopped`].
     async fn close(&self);
+}
+
+/// What one replica of the operator tells the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A name that no other process has or had.
+    pub writer: String,
+    /// Grows by one with each note of a writer.
+    pub number: i64,
+    pub text: String,
 }
 
 /// What is settled for a ledger when it is opened.
@@ -160,12 +184,17 @@ fn until_next_pruning(deleted: usize) -> Duration {
     if deleted < PRUNED as usize { Duration::from_secs(10) } else { Duration::from_millis(100) }
 }
 
+/// Whether several replicas may write the ledger at `address`: a database, not a file.
+pub fn is_shared(address: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme))
+}
+
 /// Opens the ledger at `address`: a `postgres://` URL, or the path of an SQLite file.
 ///
 /// # Errors
 /// When it cannot be used, or was written by a newer release.
 pub async fn open(address: &str, options: Options) -> Result<Arc<dyn Ledger>, LedgerError> {
-    if ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme)) {
+    if is_shared(address) {
         return Ok(Arc::new(postgres::PostgresLedger::open(address, options).await?));
     }
     Ok(Arc::new(sqlite::SqliteLedger::open_with(Path::new(address), options)?))

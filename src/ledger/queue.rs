@@ -79,9 +79,9 @@ impl Queue {
     ///
     /// # Errors
     /// As the ledger's.
-    pub async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError> {
+    pub async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<Vec<bool>, LedgerError> {
         match self.ask(Request::Report { holder: holder.clone(), entries, now_ms }).await? {
-            Answer::Reported => Ok(()),
+            Answer::Reported(new) => Ok(new),
             other => Err(mismatch(&other)),
         }
     }

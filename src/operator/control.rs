@@ -6,12 +6,11 @@
 mod auth;
 mod stream;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -19,13 +18,15 @@ use tonic::{Request, Response, Status};
 use super::context::{Context, now_ms};
 use super::credentials::Credentials;
 use super::metrics::Metrics;
+use super::news::News;
 use super::roster::{Member, Roster};
 use super::tls::TlsListener;
 use crate::channel::convert::{decision_to_wire, report_from_wire};
-use crate::channel::message::{LeaseAsk, Reported};
+use crate::channel::message::LeaseAsk;
 use crate::channel::proto;
 use crate::channel::proto::control_server::{Control, ControlServer};
 use crate::core::amount::Amount;
+use crate::core::call::CallRecord;
 use crate::core::limit::LimitKey;
 use crate::ledger::{Decision, HolderId, LedgerError};
 use auth::{AuthError, Authenticator, Caller};
@@ -34,18 +35,8 @@ use auth::{AuthError, Authenticator, Caller};
 const WATCH_LAG: Duration = Duration::from_secs(5);
 /// How long watches may be behind the API server before a sidecar is told to connect again.
 const CATCH_UP: Duration = Duration::from_secs(10);
-/// Shortest time between two recalls of one limit.
-const RECALL_PAUSE: Duration = Duration::from_millis(250);
 /// A connection that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-
-/// Somebody lacks what others may hold unused.
-#[derive(Clone, Debug)]
-struct Recall {
-    /// UID of the pod that lacks it.
-    by: String,
-    limits: Arc<[LimitKey]>,
-}
 
 /// The service.
 pub struct ControlService {
@@ -54,8 +45,6 @@ pub struct ControlService {
     credentials: Arc<Credentials>,
     authenticator: Authenticator,
     metrics: Arc<Metrics>,
-    recalls: broadcast::Sender<Recall>,
-    recalled: Mutex<HashMap<LimitKey, Instant>>,
     /// When the last look of [`catch_up`](Self::catch_up) began, and how it ended.
     looked: tokio::sync::Mutex<Option<(Instant, Result<(), Status>)>>,
     generation: AtomicU64,
@@ -86,8 +75,6 @@ impl ControlService {
             credentials,
             authenticator,
             metrics,
-            recalls: broadcast::Sender::new(256),
-            recalled: Mutex::default(),
             looked: tokio::sync::Mutex::default(),
             generation: AtomicU64::new(0),
             stopping,
@@ -108,7 +95,7 @@ impl ControlService {
             .await
     }
 
-    /// Grows with every policy, over restarts too: milliseconds since 1970, or one more than the last.
+    /// Grows with every policy of this replica, over restarts too: milliseconds since 1970, or one more than the last.
     fn next_generation(&self) -> u64 {
         let now = u64::try_from(now_ms()).unwrap_or(0);
         let next = |last: u64| Some(now.max(last + 1));
@@ -131,7 +118,7 @@ impl ControlService {
         let token = token.ok_or(AuthError::NoToken).map_err(unauthenticated)?;
         let caller = self.authenticator.caller(token).await.map_err(unauthenticated)?;
         let known = match presence {
-            Presence::WasThere => self.roster.member_or_late(&caller.uid),
+            Presence::WasThere => self.roster.member_or_late(&caller.uid).or_else(|| self.departed(&caller.uid)),
             Presence::Required => None,
         };
         let member = match known {
@@ -139,6 +126,21 @@ impl ControlService {
             None => self.roster.member_within(&caller.uid, WATCH_LAG).await,
         };
         admitted(&caller, member, presence)
+    }
+
+    /// A pod that is gone and whom another replica served.
+    fn departed(&self, uid: &str) -> Option<Arc<Member>> {
+        self.context.index.departed(uid).map(|pod| self.roster.as_member(pod))
+    }
+
+    /// `member`, once this replica knows of every limit in `keys`: the sidecar may have its policy from one that was told sooner. What is
+    /// unknown then is gone.
+    async fn knowing<'a>(&self, member: Arc<Member>, mut keys: impl Iterator<Item = &'a LimitKey>) -> Result<Arc<Member>, Status> {
+        if keys.all(|key| member.budgets.terms(key, 0).is_some()) {
+            return Ok(member);
+        }
+        self.catch_up().await?;
+        Ok(self.roster.member(&member.pod.origin.pod_uid).unwrap_or(member))
     }
 
     /// Waits until policies are made of every budget that exists now: a pod whose budget was made before it is held by it from
@@ -166,44 +168,27 @@ impl ControlService {
 
     /// What follows from a lease decision besides the answer: metrics, the memory of refusals, and recalls.
     fn follow_up(&self, member: &Member, need: Amount, decision: &Decision) {
-        let (name, scarce): (_, Vec<LimitKey>) = match decision {
-            Decision::Granted { .. } => ("granted", vec![]),
-            Decision::Refused { shortfalls } => ("refused", shortfalls.iter().filter(|s| s.idle > 0).map(|s| s.key.clone()).collect()),
-            Decision::Expired => ("expired", vec![]),
+        let name = match decision {
+            Decision::Granted { .. } => "granted",
+            Decision::Refused { .. } => "refused",
+            Decision::Expired => "expired",
         };
         self.metrics.leases.with_label_values(&[name]).inc();
-        if let Decision::Refused { shortfalls } = decision {
-            for shortfall in shortfalls {
-                self.context.refusals.note(shortfall, need.in_unit(shortfall.unit), now_ms());
-                let limit = shortfall.key.0.split('=').next().unwrap_or_default();
-                self.metrics.refusals.with_label_values(&[limit]).inc();
-            }
+        let Decision::Refused { shortfalls } = decision else { return };
+        for shortfall in shortfalls {
+            self.metrics.refusals.with_label_values(&[shortfall.key.base()]).inc();
         }
-        self.recall(member, scarce);
+        let news = News::of_refusal(shortfalls, need);
+        self.context.recalls.ask(Some(&member.pod.origin.pod_uid), news.scarce());
+        self.context.heard(news, now_ms());
     }
 
-    /// Asks everybody else for what they hold of `limits` and do not need.
-    fn recall(&self, by: &Member, mut limits: Vec<LimitKey>) {
-        let now = Instant::now();
-        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-        recalled.retain(|_, at| now - *at < RECALL_PAUSE);
-        limits.retain(|key| recalled.insert(key.clone(), now).is_none());
-        drop(recalled);
-        if !limits.is_empty() {
-            // An error means that no sidecar is connected.
-            let _ = self.recalls.send(Recall { by: by.pod.origin.pod_uid.clone(), limits: limits.into() });
-        }
-    }
-
-    fn count_calls(&self, member: &Member, entries: &[Reported]) {
+    fn count_call(&self, member: &Member, record: &CallRecord) {
         let origin = &member.pod.origin;
-        for entry in entries {
-            let Reported::Settled { record, .. } = entry else { continue };
-            let labels = [origin.namespace.as_str(), &origin.workload, &record.model];
-            let micro_usd = u64::try_from(record.cost.0 / 1_000_000).unwrap_or(0);
-            self.metrics.cost.with_label_values(&labels).inc_by(micro_usd);
-            self.metrics.calls.with_label_values(&[labels[0], labels[1], labels[2], record.outcome.name()]).inc();
-        }
+        let labels = [origin.namespace.as_str(), &origin.workload, &record.model];
+        let micro_usd = u64::try_from(record.cost.0 / 1_000_000).unwrap_or(0);
+        self.metrics.cost.with_label_values(&labels).inc_by(micro_usd);
+        self.metrics.calls.with_label_values(&[labels[0], labels[1], labels[2], record.outcome.name()]).inc();
     }
 }
 
@@ -265,6 +250,7 @@ impl Control for Arc<ControlService> {
         let malformed = |error: crate::channel::convert::Malformed| Status::invalid_argument(error.to_string());
         let ask = LeaseAsk::try_from(request.into_inner()).map_err(malformed)?;
         let need = ask.need;
+        let member = self.knowing(member, ask.limits.iter()).await?;
         let now = now_ms();
         let holder = HolderId(member.pod.origin.pod_uid.clone());
         let acquire = ask.into_acquire(holder, |key| member.budgets.terms(key, now), now);
@@ -281,15 +267,17 @@ impl Control for Arc<ControlService> {
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportResponse>, Status> {
         let member = self.caller(request.metadata(), Presence::WasThere).await?;
         let reported = report_from_wire(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.count_calls(&member, &reported);
+        let unleased = reported.iter().flat_map(|entry| entry.unleased());
+        let member = self.knowing(member, unleased).await?;
         let now = now_ms();
         let origin = &member.pod.origin;
         let terms = |key: &LimitKey| member.budgets.terms(key, now);
         let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
         let written = self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await;
-        self.context.outages.wrote(written, now).map_err(ledger_status)?;
-        self.context.runaways.note(&member.budgets, origin, &reported, now);
-        self.context.outages.note(&member.budgets, &reported, now);
+        let is_new = self.context.outages.wrote(written, now).map_err(ledger_status)?;
+        let new = reported.iter().zip(is_new).filter_map(|(entry, is_new)| is_new.then_some(entry));
+        let news = News::of_report(&member.budgets, origin, new, |record| self.count_call(&member, record));
+        self.context.heard(news, now);
         Ok(Response::new(proto::ReportResponse {}))
     }
 }

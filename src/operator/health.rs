@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 /// What the operator needs before sidecars and the API server may rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// Only the leader owns the ledger and serves the control channel.
+    /// With a ledger that has one writer, only the leader serves.
     Leadership,
     Ledger,
     /// Every watch has listed everything once.
@@ -30,7 +30,7 @@ impl Need {
 
     fn waiting_for(self) -> &'static str {
         match self {
-            Need::Leadership => "the leader's lease",
+            Need::Leadership => "the leader's lease: a ledger in a file has one operator, and several need PostgreSQL",
             Need::Ledger => "the ledger to open",
             Need::Index => "the first list of the cluster's objects",
             Need::Certificates => "the serving certificate",

@@ -141,12 +141,17 @@ impl Index {
         pods.get(uid).map(|(facts, _)| facts.clone())
     }
 
+    /// Every budget.
+    pub fn budgets(&self) -> Vec<Arc<AIBudget>> {
+        sorted(self.budgets.state())
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         let namespace_facts = |n: &Arc<Namespace>| NamespaceFacts { name: n.name_any(), labels: n.labels().clone() };
         Snapshot {
             pods: self.pods.state().iter().map(|pod| PodFacts::of(pod)).collect(),
             namespaces: self.namespaces.state().iter().map(namespace_facts).collect(),
-            budgets: sorted(self.budgets.state()),
+            budgets: self.budgets(),
             routes: sorted(self.routes.state()),
             allocations: sorted(self.allocations.state()),
             prices: sorted(self.prices.state()).iter().flat_map(|c| c.data.clone().unwrap_or_default()).collect(),

@@ -1,9 +1,10 @@
-//! One leader at a time, by a Lease in the cluster: the leader owns the ledger.
+//! One leader at a time, by a Lease in the cluster: it reconciles and writes, and where the ledger has one writer it is that.
 //!
 //! The rules are those of client-go: a candidate takes a lease over once nobody renewed it for its duration, *as the
 //! candidate's own clock measured it*, so that clocks need not agree; every write carries the resource version that the
 //! decision was made on, so that of two candidates one wins. A leader that could not renew for [`RENEW_DEADLINE`]
-//! stops, well before anybody else may take over.
+//! stops, well before anybody else may take over. So does a replica that serves beside the leader and could not even look at the lease
+//! for so long: it would hold sidecars to budgets as they were.
 
 use std::time::Duration;
 
@@ -79,13 +80,14 @@ impl Candidate {
         Candidate { api, lease: lease.to_owned(), identity: identity.to_owned(), seen: None }
     }
 
-    /// Returns once this candidate leads.
-    pub async fn lead(&mut self) {
-        let mut told = String::new();
+    /// Returns true once this candidate leads; false when the API server could not be asked for `patience`.
+    pub async fn lead(&mut self, patience: Duration) -> bool {
+        let (mut told, mut answered) = (String::new(), Instant::now());
         loop {
             match self.attempt().await {
-                Ok(true) => return,
+                Ok(true) => return true,
                 Ok(false) => {
+                    answered = Instant::now();
                     let holder = self.holder();
                     if holder != told {
                         tracing::info!(%holder, lease = %self.lease, "another operator leads; waiting for its lease to end");
@@ -93,6 +95,9 @@ impl Candidate {
                     }
                 }
                 Err(error) => tracing::warn!(%error, lease = %self.lease, "the leader's lease cannot be taken; trying again"),
+            }
+            if answered.elapsed() >= patience {
+                return false;
             }
             sleep(RETRY).await;
         }

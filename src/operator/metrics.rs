@@ -35,6 +35,18 @@ const LEASE_SECONDS: Declaration =
     declare("spendkeeper_lease_request_seconds", Kind::Histogram, &[], "Time from a lease request's arrival to its durable answer.");
 const SIDECARS: Declaration =
     declare("spendkeeper_connected_sidecars", Kind::Gauge, &[], "Sidecars that have their policy from this operator.");
+const LEADER: Declaration = declare(
+    "spendkeeper_leader",
+    Kind::Gauge,
+    &[],
+    "1 while this operator leads: reconciles, writes statuses and settles what pods that are gone have held. Else 0.",
+);
+const REPLICAS: Declaration = declare(
+    "spendkeeper_replicas",
+    Kind::Gauge,
+    &[],
+    "Operators that share this one's ledger, as far as it heard of them lately; itself included.",
+);
 const PUSHES: Declaration =
     declare("spendkeeper_pushes_total", Kind::Counter, &["content"], "Messages pushed to sidecars: policy or recall.");
 const REJECTED: Declaration =
@@ -88,13 +100,15 @@ const BURN: Declaration = declare(
 );
 
 /// Every metric of the operator.
-pub const DECLARATIONS: [Declaration; 17] = [
+pub const DECLARATIONS: [Declaration; 19] = [
     CALLS,
     COST,
     LEASES,
     REFUSALS,
     LEASE_SECONDS,
     SIDECARS,
+    LEADER,
+    REPLICAS,
     PUSHES,
     REJECTED,
     HOLDERS_GONE,
@@ -120,6 +134,8 @@ pub struct Metrics {
     pub refusals: IntCounterVec,
     pub lease_seconds: HistogramVec,
     pub sidecars: IntGaugeVec,
+    pub leader: IntGaugeVec,
+    pub replicas: IntGaugeVec,
     pub pushes: IntCounterVec,
     pub rejected: IntCounterVec,
     pub holders_gone: IntCounterVec,
@@ -154,16 +170,21 @@ impl Metrics {
             let options = HistogramOpts::new(of.name, of.help).buckets(LEASE_BUCKETS.to_vec());
             register(&registry, HistogramVec::new(options, of.labels))
         };
-        let sidecars = gauge(SIDECARS);
         // A gauge that is absent until somebody connects cannot be alerted on.
-        sidecars.with_label_values::<&str>(&[]).set(0);
+        let known = |of: Declaration, value: i64| {
+            let gauge = gauge(of);
+            gauge.with_label_values::<&str>(&[]).set(value);
+            gauge
+        };
         Metrics {
             calls: counter(CALLS),
             cost: counter(COST),
             leases: counter(LEASES),
             refusals: counter(REFUSALS),
             lease_seconds: timer(LEASE_SECONDS),
-            sidecars,
+            sidecars: known(SIDECARS, 0),
+            leader: known(LEADER, 0),
+            replicas: known(REPLICAS, 1),
             pushes: counter(PUSHES),
             rejected: counter(REJECTED),
             holders_gone: counter(HOLDERS_GONE),

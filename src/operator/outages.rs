@@ -1,15 +1,12 @@
 //! What budgets did while sidecars could not reach the ledger: calls that were refused, and calls that were let through and charged
-//! afterwards. Sidecars tell of it once they reach the operator again. And what is wrong with the ledger itself, for as long as it is. In
+//! afterwards. Sidecars tell of it once they reach an operator again. And what is wrong with the ledger itself, for as long as it is. In
 //! memory: what was told before a restart is history.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::channel::message::Reported;
-use crate::core::budget::BudgetSet;
-use crate::core::call::CallOutcome;
-use crate::core::money::PicoUsd;
-use crate::core::policy::{Enforcement, ResourceKey};
+use super::news::Unkept;
+use crate::core::policy::ResourceKey;
 use crate::ledger::LedgerError;
 
 /// How long an outage is news after the last that was heard of it.
@@ -18,11 +15,7 @@ const NEWS_MS: i64 = 5 * 60_000;
 /// What one budget did without its ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outage {
-    /// Calls that went upstream without a lease, and what they were charged.
-    pub let_through: u64,
-    pub charged: PicoUsd,
-    /// True when calls were refused; a sidecar tells of one in ten seconds, so they are not counted.
-    pub refused: bool,
+    pub unkept: Unkept,
     /// Unix milliseconds.
     pub last_ms: i64,
 }
@@ -49,29 +42,16 @@ impl Outages {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what a pod reported and the ledger took: whatever names a limit without a lease, though its budget asks for one.
-    pub fn note(&self, budgets: &BudgetSet, entries: &[Reported], now_ms: i64) {
-        for entry in entries {
-            let Reported::Settled { record, unleased, .. } = entry else { continue };
-            let mut keys: Vec<ResourceKey> = unleased.iter().map(|key| key.budget()).collect();
-            keys.dedup();
-            for key in keys {
-                if budgets.iter().any(|budget| budget.key == key && budget.enforcement != Enforcement::Warn) {
-                    let mut outages = self.lock();
-                    let outage = outages.entry(key).or_default();
-                    if now_ms - outage.last_ms > NEWS_MS {
-                        *outage = Outage::default();
-                    }
-                    outage.last_ms = now_ms;
-                    match record.outcome {
-                        CallOutcome::Refused => outage.refused = true,
-                        outcome => {
-                            outage.let_through += u64::from(outcome.is_charged());
-                            outage.charged += record.cost;
-                        }
-                    }
-                }
+    /// Notes what sidecars told.
+    pub fn note(&self, news: &BTreeMap<ResourceKey, Unkept>, at_ms: i64) {
+        let mut outages = self.lock();
+        for (key, unkept) in news {
+            let outage = outages.entry(key.clone()).or_default();
+            if at_ms - outage.last_ms > NEWS_MS {
+                *outage = Outage::default();
             }
+            outage.last_ms = outage.last_ms.max(at_ms);
+            outage.unkept.add(*unkept);
         }
     }
 
@@ -111,46 +91,8 @@ impl Outages {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::json;
-
     use super::*;
-    use crate::api::parse;
-    use crate::core::call::{CallId, CallKind, CallRecord};
-    use crate::core::dimensions::{Dimensions, Origin};
-    use crate::core::limit::LimitKey;
-
-    fn set(enforcement: &str) -> (ResourceKey, BudgetSet) {
-        let limits = json!([{"name": "total", "usd": "1", "period": "Day"}, {"name": "calls", "requests": 9, "period": "Day"}]);
-        let spec = serde_json::from_value(json!({"limits": limits, "enforcement": enforcement})).expect("a spec");
-        let budget = parse::budget(ResourceKey::new("shop", "b"), &spec).expect("a budget");
-        (budget.key.clone(), BudgetSet::compile(vec![budget]).expect("a set"))
-    }
-
-    fn settled(outcome: &str, unleased: &[&str]) -> Reported {
-        let outcome = serde_json::from_value(json!(outcome)).expect("an outcome");
-        let begun = CallRecord::begun(CallId("c".into()), Origin::default(), Dimensions::default(), CallKind::Shared, 0);
-        let record = CallRecord { cost: PicoUsd(250_000_000_000), outcome, ..begun };
-        let unleased = unleased.iter().map(|key| LimitKey((*key).to_owned())).collect();
-        Reported::Settled { record: Arc::new(record), lease: None, unleased }
-    }
-
-    #[test]
-    fn a_call_without_a_lease_tells_of_an_outage_where_the_budget_asks_for_one() {
-        let both = ["shop/b/total", "shop/b/calls"];
-        let after = |enforcement: &str, entries: &[Reported]| {
-            let ((key, set), outages) = (set(enforcement), Outages::default());
-            outages.note(&set, entries, 1_000);
-            outages.of(&key, 1_000 + NEWS_MS)
-        };
-        let outage = after("Block", &[settled("completed", &both), settled("failed", &both), settled("interrupted", &both)]);
-        let quarters = |n: i128| PicoUsd(n * 250_000_000_000);
-        assert_eq!(outage, Some(Outage { let_through: 2, charged: quarters(3), refused: false, last_ms: 1_000 }));
-        assert_eq!(after("Fit", &[settled("refused", &both)]).map(|o| (o.let_through, o.refused)), Some((0, true)));
-        assert_eq!(after("Warn", &[settled("completed", &both)]), None, "what only warns never has a lease");
-        assert_eq!(after("Block", &[settled("completed", &[]), settled("completed", &["shop/other/total"])]), None);
-    }
+    use crate::core::money::PicoUsd;
 
     #[test]
     fn a_fault_of_the_ledger_stands_until_it_writes_again_or_nobody_asks_for_minutes() {
@@ -168,11 +110,16 @@ mod tests {
 
     #[test]
     fn an_outage_is_news_for_minutes_and_the_next_one_begins_anew() {
-        let ((key, set), outages) = (set("Block"), Outages::default());
-        outages.note(&set, &[settled("refused", &["shop/b/total"])], 0);
-        assert!(outages.of(&key, NEWS_MS).is_some() && outages.of(&key, NEWS_MS + 1).is_none());
-        outages.note(&set, &[settled("completed", &["shop/b/total"])], 2 * NEWS_MS);
-        assert_eq!(outages.of(&key, 2 * NEWS_MS).map(|o| (o.let_through, o.refused)), Some((1, false)));
+        let (key, outages) = (ResourceKey::new("shop", "b"), Outages::default());
+        let refused = Unkept { refused: true, ..Unkept::default() };
+        let let_through = Unkept { let_through: 1, charged: PicoUsd(7), refused: false };
+        let note = |unkept: Unkept, now_ms: i64| outages.note(&BTreeMap::from([(key.clone(), unkept)]), now_ms);
+        note(refused, 0);
+        note(let_through, 1);
+        assert_eq!(outages.of(&key, 1 + NEWS_MS).map(|o| o.unkept), Some(Unkept { refused: true, ..let_through }));
+        assert_eq!(outages.of(&key, 2 + NEWS_MS), None);
+        note(let_through, 2 * NEWS_MS);
+        assert_eq!(outages.of(&key, 2 * NEWS_MS).map(|o| o.unkept), Some(let_through));
         outages.retain(|_| false);
         assert_eq!(outages.of(&key, 2 * NEWS_MS), None);
     }

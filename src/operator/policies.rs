@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 
 use super::index::{NamespaceFacts, Snapshot};
 use super::runaways::Throttles;
-use super::selection::{PodFacts, dimension_policy, selects};
+use super::selection::{PodFacts, dimension_policy, key_of, selects};
 use crate::api::common::WorkloadSelector;
 use crate::api::parse;
 use crate::api::route::SecretKeyRef;
@@ -103,10 +103,6 @@ impl Fingerprint {
 /// A change of status or annotations leaves a resource's generation as it is.
 fn version<K: Resource>(resource: &K) -> (ResourceKey, Option<String>, Option<i64>) {
     (key_of(resource), resource.uid(), resource.meta().generation)
-}
-
-fn key_of<K: Resource>(resource: &K) -> ResourceKey {
-    ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
 }
 
 fn own_price_lists(snapshot: &Snapshot) -> Vec<ModelPrice> {

@@ -97,6 +97,11 @@ impl Roster {
         })
     }
 
+    /// A pod that is not on the roster, under the rules as they are.
+    pub fn as_member(&self, pod: PodFacts) -> Arc<Member> {
+        Arc::new(Member::new(Arc::new(pod), self.view.borrow().rules.clone()))
+    }
+
     /// Waits until the pod with this UID is known: its token can be here before the watch's event.
     pub async fn member_within(&self, uid: &str, patience: Duration) -> Option<Arc<Member>> {
         let mut views = self.views();

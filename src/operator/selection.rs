@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
-use super::index::NamespaceFacts;
+use super::index::{NamespaceFacts, Snapshot};
 use crate::api::annotation;
 use crate::api::common::WorkloadSelector;
 use crate::core::dimensions::{Dimension, DimensionPolicy, MAX_VALUE_BYTES, Origin};
+use crate::core::policy::ResourceKey;
+
+/// A resource by namespace and name.
+pub fn key_of<K: Resource>(resource: &K) -> ResourceKey {
+    ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
+}
 
 /// A pod with a sidecar, reduced to what decisions look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +85,32 @@ pub fn sees(
     match across {
         Some(wanted) => namespaces.iter().any(|n| n.name == namespace && label_match(wanted, &n.labels)),
         None => namespace == resource_namespace,
+    }
+}
+
+/// The workloads that a resource is about: what of [`selects`] can be asked of sums, which know of no pod.
+pub struct Selected {
+    namespaces: BTreeSet<String>,
+    /// `(namespace, workload)` of the pods with the selected labels, as far as there are any now; `None` when pods are not selected by label.
+    workloads: Option<BTreeSet<(String, String)>>,
+}
+
+impl Selected {
+    /// As of a resource in `own` with `selector`.
+    pub fn of(selector: Option<&WorkloadSelector>, own: &str, operator_namespace: &str, snapshot: &Snapshot) -> Selected {
+        let names = snapshot.namespaces.iter().map(|n| n.name.clone());
+        let namespaces = names.filter(|name| sees(selector, own, operator_namespace, name, &snapshot.namespaces)).collect();
+        let by_label = selector.is_some_and(|s| s.pods.is_some());
+        let workloads = by_label.then(|| {
+            let about = snapshot.pods.iter().filter(|pod| selects(selector, own, operator_namespace, pod, &snapshot.namespaces));
+            about.map(|pod| (pod.origin.namespace.clone(), pod.origin.workload.clone())).collect()
+        });
+        Selected { namespaces, workloads }
+    }
+
+    pub fn includes(&self, namespace: &str, workload: &str) -> bool {
+        let listed = |known: &BTreeSet<(String, String)>| known.contains(&(namespace.to_owned(), workload.to_owned()));
+        self.namespaces.contains(namespace) && self.workloads.as_ref().is_none_or(listed)
     }
 }
 

@@ -179,16 +179,14 @@ impl Endpoint {
 /// The policy in force, `None` until there is one.
 pub type InForce = Arc<ArcSwapOption<Snapshot>>;
 
-/// Puts a policy in force unless a newer one is. True when it is in force now.
+/// Puts a policy in force, whatever its generation: one stream at a time brings them, each in order, and another operator's clock may
+/// be behind.
 ///
 /// # Errors
 /// When it cannot be used; the one before stays in force.
-pub fn put_in_force(in_force: &InForce, policy: Policy, credentials: &[BackendCredential]) -> Result<bool, PolicyError> {
-    if in_force.load().as_ref().is_some_and(|held| held.policy.generation > policy.generation) {
-        return Ok(false);
-    }
+pub fn put_in_force(in_force: &InForce, policy: Policy, credentials: &[BackendCredential]) -> Result<(), PolicyError> {
     in_force.store(Some(Arc::new(Snapshot::new(policy, credentials)?)));
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -237,12 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn an_older_policy_or_a_broken_one_does_not_replace_the_one_in_force() {
+    fn a_broken_policy_does_not_replace_the_one_in_force_and_one_of_an_operator_whose_clock_is_behind_does() {
         let in_force = InForce::default();
-        assert!(put_in_force(&in_force, policy(2, "http://two"), &[]).unwrap());
-        assert!(!put_in_force(&in_force, policy(1, "http://one"), &[]).unwrap());
+        put_in_force(&in_force, policy(2, "http://two"), &[]).unwrap();
         assert!(put_in_force(&in_force, policy(3, "three"), &[]).is_err());
         assert_eq!(in_force.load().as_ref().map(|s| s.policy.generation), Some(2));
+        put_in_force(&in_force, policy(1, "http://one"), &[]).unwrap();
+        assert_eq!(in_force.load().as_ref().map(|s| s.policy.generation), Some(1));
     }
 
     #[test]

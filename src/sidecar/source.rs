@@ -95,6 +95,7 @@ impl LeaseSource for LocalSource {
         let now_ms = self.clock.unix_ms();
         let origin = self.snapshot.load().as_ref().map(|s| s.policy.origin.clone()).unwrap_or_default();
         let entries = entries.into_iter().map(|e| e.into_entry(&origin, |key| self.terms(key, now_ms), now_ms)).collect();
-        Ok(self.ledger.report(&self.holder, entries, now_ms).await?)
+        self.ledger.report(&self.holder, entries, now_ms).await?;
+        Ok(())
     }
 }

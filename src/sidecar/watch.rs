@@ -11,8 +11,12 @@ use crate::channel::client::{ClientError, OperatorClient};
 use crate::channel::message::Pushed;
 use crate::core::budget::changed_limits;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Another replica of the operator may be there at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection is made anew after so long at least, and twice that at most: sidecars spread over the operators that there are, also
+/// over those that came last, and not all at once.
+const CONNECTION_LIFE: Duration = Duration::from_secs(600);
 
 /// Follows the operator for ever.
 pub async fn follow(sidecar: Arc<Sidecar>, client: OperatorClient) {
@@ -30,8 +34,17 @@ pub async fn follow(sidecar: Arc<Sidecar>, client: OperatorClient) {
 
 async fn follow_once(sidecar: &Sidecar, client: &OperatorClient) -> Result<(), ClientError> {
     let mut pushes = std::pin::pin!(client.watch().await?);
+    let mut old = std::pin::pin!(tokio::time::sleep(CONNECTION_LIFE + random_part(CONNECTION_LIFE)));
     let mut lived = false;
-    while let Some(push) = pushes.next().await {
+    loop {
+        let push = tokio::select! {
+            push = pushes.next() => push,
+            () = &mut old => {
+                client.connect_anew();
+                return Ok(());
+            }
+        };
+        let Some(push) = push else { return Ok(()) };
         match push {
             Ok(push) => take(sidecar, push),
             Err(error) if lived => {
@@ -42,7 +55,11 @@ async fn follow_once(sidecar: &Sidecar, client: &OperatorClient) -> Result<(), C
         }
         lived = true;
     }
-    Ok(())
+}
+
+fn random_part(of: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() as u32;
+    of.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// Does as the operator says.
@@ -51,11 +68,10 @@ pub fn take(sidecar: &Sidecar, push: Pushed) {
         let generation = policy.generation;
         let before = sidecar.in_force.load_full();
         match put_in_force(&sidecar.in_force, policy, &push.credentials) {
-            Ok(true) => {
+            Ok(()) => {
                 tracing::info!(generation, operator = push.operator_version, "a policy is in force");
                 revoke_changed(sidecar, before.as_deref());
             }
-            Ok(false) => tracing::debug!(generation, "a policy older than the one in force is ignored"),
             Err(error) => tracing::error!(generation, %error, "a policy cannot be used; the one before stays in force"),
         }
     }

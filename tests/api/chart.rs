@@ -6,16 +6,20 @@ use serde_json::Value;
 
 use super::cluster::SYSTEM;
 use super::scene::Scene;
-use super::server::{repository, succeeded};
+use super::server::{repository, succeeded, text};
 
 /// Every object of the release, hooks included.
 pub fn render(settings: &[&str]) -> Vec<Value> {
+    documents(&succeeded(&helm(settings).output().unwrap()))
+}
+
+fn helm(settings: &[&str]) -> Command {
     let mut helm = Command::new(repository("target/cluster/bin/helm"));
     helm.args(["template", "spendkeeper"]).arg(repository("charts/spendkeeper")).args(["--namespace", SYSTEM]);
     for setting in settings {
         helm.args(["--set", setting]);
     }
-    documents(&succeeded(&helm.output().unwrap()))
+    helm
 }
 
 /// The documents of a YAML stream.
@@ -42,8 +46,9 @@ pub fn environment(chart: &[Value]) -> Vec<(String, String)> {
 async fn the_api_server_takes_every_object_of_the_chart_whatever_is_switched_on_or_off() {
     let scene = Scene::new("chart").await;
     let credentials = format!("rbac.credentialNamespaces={{{}}}", scene.namespace);
-    let settings: [&[&str]; 4] = [
+    let settings: [&[&str]; 5] = [
         &[],
+        &["operator.replicas=3", "ledger.postgresql.existingSecret=ledger", "ledger.postgresql.caKey=ca"],
         &["persistence.enabled=false", "networkPolicy.enabled=false", "podDisruptionBudget.enabled=false", "test.enabled=false"],
         &["rightSizing.enabled=false", "rbac.applyApproved=false", "rbac.createUserRoles=false", "crds.install=false", &credentials],
         &[
@@ -69,6 +74,18 @@ async fn the_api_server_takes_every_object_of_the_chart_whatever_is_switched_on_
         let said = succeeded(&scene.cluster.server.kubectl_with(&arguments, &list.to_string()));
         assert_eq!(said.lines().count(), objects.len(), "{settings:?}: {said}");
     }
+}
+
+#[test]
+fn several_operators_are_refused_by_name_unless_their_ledger_is_a_database_and_then_one_is_ready_before_another_goes() {
+    let refused = helm(&["operator.replicas=2"]).output().unwrap();
+    let why = text(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("operator.replicas") && why.contains("ledger.postgresql.existingSecret"), "{why}");
+    let spec = |settings: &[&str]| named(&render(settings), "Deployment", "spendkeeper-operator")["spec"].clone();
+    let (file, database) = (spec(&[]), spec(&["operator.replicas=2", "ledger.postgresql.existingSecret=ledger"]));
+    assert_eq!((&file["strategy"]["type"], &file["replicas"]), (&"Recreate".into(), &1.into()));
+    assert_eq!((&database["strategy"]["rollingUpdate"]["maxUnavailable"], &database["replicas"]), (&0.into(), &2.into()));
+    assert_eq!(database["template"]["spec"]["topologySpreadConstraints"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Cluster {
         self.server.apply(&configurations);
     }
 
-    /// An operator that leads and whose webhooks are called.
+    /// An operator that leads and whose webhooks are called; with a ledger of its own.
     pub fn operator(&self, name: &str, ports: Ports) -> Operator {
         self.call_webhooks_at(ports.webhook);
         Operator::start(self, name, ports).ready()

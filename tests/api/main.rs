@@ -6,10 +6,13 @@
 mod chart;
 mod cluster;
 mod operator;
+#[path = "../postgres/server.rs"]
+mod postgres;
 mod process;
 mod provider;
 mod scene;
 mod server;
+mod service;
 mod sidecar;
 mod wait;
 mod workload;
@@ -22,7 +25,9 @@ mod crds;
 mod injection;
 mod leader;
 mod plugin;
+mod recall;
 mod refusals;
 mod replay;
+mod replicas;
 mod rights;
 mod status;

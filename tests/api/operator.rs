@@ -37,11 +37,17 @@ pub struct Operator {
 impl Operator {
     /// Starts the pod `name` with a ledger of its own; a pod of the same name finds the same ledger.
     pub fn start(cluster: &Cluster, name: &str, ports: Ports) -> Operator {
+        let file = cluster.server.directory.join(name).join("ledger.db").display().to_string();
+        Operator::start_on(&file, cluster, name, ports)
+    }
+
+    /// Starts the pod `name` with the ledger at an address.
+    pub fn start_on(ledger: &str, cluster: &Cluster, name: &str, ports: Ports) -> Operator {
         let at = |port: u16| format!("127.0.0.1:{port}");
         let arguments = [
             ("--namespace", SYSTEM.to_owned()),
             ("--pod-name", name.to_owned()),
-            ("--ledger", cluster.server.directory.join(name).join("ledger.db").display().to_string()),
+            ("--ledger", ledger.to_owned()),
             ("--http-listen", at(ports.http)),
             ("--webhook-listen", at(ports.webhook)),
             ("--control-listen", at(ports.control)),

@@ -57,6 +57,11 @@ impl Workload {
         Workload { name, uid, operator: variable("SPENDKEEPER_OPERATOR"), ca: variable("SPENDKEEPER_CA"), token, token_file }
     }
 
+    /// The same, with its way to the operator through a port on loopback.
+    pub fn by_way_of(self, port: u16) -> Workload {
+        Workload { operator: format!("https://127.0.0.1:{port}"), ..self }
+    }
+
     pub fn channel(&self) -> OperatorClient {
         let address = OperatorAddress { url: self.operator.clone(), ca_pem: self.ca.clone(), token_file: self.token_file.clone() };
         OperatorClient::new(address).unwrap()

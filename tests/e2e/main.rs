@@ -12,5 +12,9 @@ mod chart;
 mod cluster;
 mod crashes;
 mod pods;
+#[allow(dead_code, reason = "other levels reach it by its socket")]
+#[path = "../postgres/server.rs"]
+mod postgres;
 mod provider;
+mod replicas;
 mod resources;

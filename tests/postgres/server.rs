@@ -1,4 +1,5 @@
-//! A PostgreSQL server of its own, from the machine's packages: made in a folder that is gone afterwards, reached by a socket in it.
+//! A PostgreSQL server of its own, from the machine's packages: made in a folder that is gone afterwards, reached by a socket in it, or
+//! by an address in a network namespace.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,14 +17,29 @@ const MISSING: &str = "PostgreSQL's server is not installed: it is looked for on
 pub struct Server {
     binaries: PathBuf,
     directory: TempDir,
+    network: Option<Network>,
     process: Mutex<Option<Child>>,
+}
+
+/// Where a server can be reached beside its socket, and by whom.
+pub struct Network {
+    /// A network namespace by name, and an address in it.
+    pub namespace: String,
+    pub address: String,
+    /// The clients' network, which nobody else is in.
+    pub clients: String,
 }
 
 impl Server {
     /// Makes a database cluster in a new folder of `parent` and serves it.
     pub fn start(parent: &Path) -> Server {
+        Server::start_on(parent, None)
+    }
+
+    /// The same, reached over a network, too.
+    pub fn start_on(parent: &Path, network: Option<Network>) -> Server {
         let directory = tempfile::tempdir_in(parent).expect("a folder for the server");
-        let server = Server { binaries: binaries(), directory, process: Mutex::new(None) };
+        let server = Server { binaries: binaries(), directory, network, process: Mutex::new(None) };
         if let Some((uid, gid)) = other_user() {
             std::os::unix::fs::chown(server.directory.path(), Some(uid), Some(gid)).expect("the folder is the server's user's");
         }
@@ -31,15 +47,21 @@ impl Server {
         initdb.args(["--username=postgres", "--auth=trust", "--no-locale", "--encoding=UTF8", "--no-sync", "-D"]).arg(server.data());
         let made = initdb.stdout(Stdio::null()).status().expect("initdb runs");
         assert!(made.success(), "initdb failed: {made}");
+        if let Some(Network { clients, .. }) = &server.network {
+            let rules = server.data().join("pg_hba.conf");
+            let all = std::fs::read_to_string(&rules).expect("initdb wrote who may connect");
+            std::fs::write(&rules, format!("{all}host all all {clients} trust\n")).expect("the server's rules");
+        }
         server.start_again();
         server
     }
 
     /// Serves what is there, and waits until it answers.
     pub fn start_again(&self) {
-        let mut command = self.command("postgres");
+        let mut command = self.network.as_ref().map_or_else(|| self.command("postgres"), |network| self.command_in(network));
+        let listen = format!("listen_addresses={}", self.network.as_ref().map_or("", |network| &network.address));
         command.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
-        command.args(["-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
+        command.args(["-c", &listen, "-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("postgres runs");
         let began = Instant::now();
         let is_ready = || self.command("pg_isready").args(["-q", "-h"]).arg(self.directory.path()).status().is_ok_and(|s| s.success());
@@ -65,6 +87,17 @@ impl Server {
     pub fn url(&self, schema: &str) -> String {
         let host = self.directory.path().display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{host}/postgres?options=-csearch_path%3D{schema}")
+    }
+
+    /// The server, in a network namespace, which only root may enter.
+    fn command_in(&self, network: &Network) -> Command {
+        let mut command = Command::new("nsenter");
+        command.current_dir(self.directory.path()).arg(format!("--net=/run/netns/{}", network.namespace));
+        if let Some((uid, gid)) = other_user() {
+            command.arg(format!("--setuid={uid}")).arg(format!("--setgid={gid}"));
+        }
+        command.arg(self.binaries.join("postgres"));
+        command
     }
 
     fn data(&self) -> PathBuf {

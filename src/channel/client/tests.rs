@@ -96,6 +96,75 @@ async fn policies_are_followed_until_the_stream_ends() {
 }
 
 #[tokio::test]
+async fn a_request_whose_operator_went_away_is_sent_again_for_a_while_and_then_nobody_waits_until_one_is_back() {
+    let (operator, client, _token) = connected().await;
+    let asked = || operator.tokens.lock().unwrap().len();
+    *operator.refuse_with.lock().unwrap() = Some(Code::Unavailable);
+    let is_back = async {
+        while asked() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        *operator.refuse_with.lock().unwrap() = None;
+    };
+    let (answer, ()) = tokio::join!(client.acquire(ask(), || 0), is_back);
+    assert!(matches!(answer, Ok(Decision::Granted { .. })), "{answer:?}");
+    *operator.refuse_with.lock().unwrap() = Some(Code::Unavailable);
+    for wanted in [2..usize::MAX, 1..2] {
+        let before = asked();
+        client.acquire(ask(), || 0).await.unwrap_err();
+        assert!(wanted.contains(&(asked() - before)), "asked {} times", asked() - before);
+    }
+    *operator.refuse_with.lock().unwrap() = None;
+    client.acquire(ask(), || 0).await.unwrap();
+}
+
+/// As a Service does, each connection leads to the next; to `None`, nobody.
+async fn one_after_the_other(operators: Vec<Option<Arc<Operator>>>) -> (OperatorClient, tempfile::NamedTempFile) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        for operator in operators {
+            let (connection, _) = listener.accept().await.unwrap();
+            let Some(operator) = operator else {
+                silent.push(connection);
+                continue;
+            };
+            let connection = futures::stream::iter([Ok::<_, std::io::Error>(connection)]).chain(futures::stream::pending());
+            tokio::spawn(Server::builder().add_service(ControlServer::new(operator)).serve_with_incoming(connection));
+        }
+        std::future::pending::<()>().await;
+    });
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "t").unwrap();
+    let address = OperatorAddress { url, ca_pem: String::new(), token_file: token.path().to_owned() };
+    (OperatorClient::new(address).unwrap(), token)
+}
+
+#[tokio::test]
+async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_ends_on_the_old_one() {
+    let (first, second) = (Arc::new(Operator::default()), Arc::new(Operator::default()));
+    let (client, _token) = one_after_the_other(vec![Some(Arc::clone(&first)), Some(Arc::clone(&second))]).await;
+    let asked = || [&first, &second].map(|operator| operator.tokens.lock().unwrap().len());
+    let mut pushes = Box::pin(client.watch().await.unwrap());
+    client.acquire(ask(), || 0).await.unwrap();
+    assert_eq!(asked(), [2, 0]);
+    client.connect_anew();
+    client.acquire(ask(), || 0).await.unwrap();
+    assert_eq!(asked(), [2, 1]);
+    assert!(pushes.next().await.unwrap().is_ok(), "the old connection goes on");
+}
+
+#[tokio::test]
+async fn an_operator_that_is_gone_without_a_word_is_not_waited_for_where_another_is_there() {
+    let other = Arc::new(Operator::default());
+    let (client, _token) = one_after_the_other(vec![None, Some(Arc::clone(&other))]).await;
+    let answer = client.acquire(ask(), || 0).await;
+    assert!(matches!(answer, Ok(Decision::Granted { .. })), "{answer:?}");
+    assert_eq!(other.tokens.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn only_what_can_never_work_counts_as_rejected() {
     let (operator, client, _token) = connected().await;
     for (code, acquire_rejected, report_rejected) in [

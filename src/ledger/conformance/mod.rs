@@ -37,6 +37,7 @@ macro_rules! keeps_promises {
             what_open_calls_have_reserved_cannot_be_given_back,
             nobody_draws_on_another_holders_lease,
             each_value_of_a_split_limit_stands_alone,
+            what_is_reported_again_is_known_to_be_old,
             limits_that_only_warn_are_charged_without_a_lease,
             calls_add_up_exactly_by_their_dimensions,
             sums_over_any_stretch_are_those_of_its_calls,

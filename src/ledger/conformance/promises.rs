@@ -196,6 +196,27 @@ pub async fn each_value_of_a_split_limit_stands_alone<H: Home>() {
     assert_eq!(balances.iter().map(|b| (b.key.0.as_str(), b.left())).collect::<Vec<_>>(), [("shop/b/l=x", 0), ("shop/b/l=y", 0)]);
 }
 
+pub async fn what_is_reported_again_is_known_to_be_old<H: Home>() {
+    let bench = Bench::<H>::new().await;
+    bench.granted(acquire("a", 1, &[limit("shop/b/l", 100)], 100, 100)).await;
+    let outcome = |id: &str| Entry::Outcome {
+        id: id.into(),
+        outcome: "resolved".into(),
+        count: 1,
+        origin: Default::default(),
+        dimensions: Default::default(),
+        at_ms: 0,
+    };
+    let report = async |entries: Vec<Entry>| bench.ledger.report(&holder("pod"), entries, 2_000).await.expect("reported");
+    let first = vec![opened("c", "a", 50), settled("c", "a", 40), outcome("o")];
+    assert_eq!(report(first.clone()).await, [false, true, true], "a call is told of once, when it has ended");
+    let again: Vec<Entry> = first.into_iter().chain([settled("d", "a", 1), outcome("p")]).collect();
+    assert_eq!(report(again).await, [false, false, false, true, true]);
+    report(vec![opened("e", "a", 9)]).await;
+    bench.ledger.holder_gone(&holder("pod"), 3_000).await.expect("reconciled");
+    assert_eq!(report(vec![settled("e", "a", 2)]).await, [true], "its end was not known");
+}
+
 pub async fn limits_that_only_warn_are_charged_without_a_lease<H: Home>() {
     let bench = Bench::<H>::new().await;
     let terms = limit("shop/warn/l", 10);

@@ -122,6 +122,16 @@ mod tests {
     use crate::core::limit::LimitKey;
 
     #[test]
+    fn nothing_is_granted_for_more_than_a_minute_nor_past_the_end_of_a_window() {
+        let limit = |span| LimitTerms { key: LimitKey("k".into()), unit: Unit::Usd, limit: 1, span };
+        let until = |end_ms| limit(Span::Fixed { start_ms: 0, end_ms });
+        let rolling = limit(Span::Rolling { length_ms: 1, bucket_ms: 1 });
+        let day = 86_400_000;
+        assert_eq!(valid_for(&[until(i64::MAX), rolling.clone(), until(day)], 0), 60_000);
+        assert_eq!(valid_for(&[until(day), rolling], day - 7), 7);
+    }
+
+    #[test]
     fn a_grant_shrinks_toward_one_calls_worst_case_as_the_limit_nears() {
         let usd = |n: i128| Amount { usd: PicoUsd(n), tokens: 10, requests: 1 };
         let limit =

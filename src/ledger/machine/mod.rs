@@ -37,7 +37,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Acquired(Decision),
-    Reported,
+    /// Of each entry, whether it told of an end or an outcome that was not known before.
+    Reported(Vec<bool>),
     Reconciled(Reconciled),
 }
 
@@ -75,7 +76,7 @@ pub enum Rejected {
 pub fn apply(rows: &mut Rows, request: &Request, books: &mut Vec<Booking>) -> Result<Answer, Rejected> {
     match request {
         Request::Acquire(acquire) => grant::acquire(rows, acquire).map(Answer::Acquired),
-        Request::Report { holder, entries, now_ms } => report::report(rows, holder, entries, *now_ms, books).map(|()| Answer::Reported),
+        Request::Report { holder, entries, now_ms } => report::report(rows, holder, entries, *now_ms, books).map(Answer::Reported),
         Request::HolderGone { holder, now_ms } => Ok(Answer::Reconciled(gone::holder_gone(rows, holder, *now_ms, books))),
     }
 }

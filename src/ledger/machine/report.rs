@@ -10,12 +10,14 @@ use crate::core::limit::LimitTerms;
 use crate::ledger::{Entry, HolderId, LeaseId};
 
 /// Applies a holder's entries in order; see [`crate::ledger::Ledger::report`].
-pub fn report(rows: &mut Rows, holder: &HolderId, entries: &[Entry], now_ms: i64, books: &mut Vec<Booking>) -> Result<(), Rejected> {
+pub fn report(rows: &mut Rows, holder: &HolderId, entries: &[Entry], now_ms: i64, books: &mut Vec<Booking>) -> Result<Vec<bool>, Rejected> {
     if let Some(lease) = entries.iter().filter_map(Entry::lease).find(|lease| is_foreign(rows, holder, lease)) {
         return Err(Rejected::ForeignLease(lease.clone()));
     }
     let now_ms = rows.at(now_ms);
+    let mut new = Vec::with_capacity(entries.len());
     for entry in entries {
+        let booked = books.len();
         match entry {
             Entry::Opened { call, lease, reserved, draft, unleased } => {
                 let unleased = LeaseLimit::all_of(unleased);
@@ -39,8 +41,9 @@ pub fn report(rows: &mut Rows, holder: &HolderId, entries: &[Entry], now_ms: i64
                 }
             }
         }
+        new.push(books.len() > booked);
     }
-    Ok(())
+    Ok(new)
 }
 
 fn is_foreign(rows: &Rows, holder: &HolderId, lease: &LeaseId) -> bool {

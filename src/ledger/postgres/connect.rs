@@ -153,6 +153,8 @@ impl From<tokio_postgres::Error> for Failure {
             | &SqlState::T_R_DEADLOCK_DETECTED
             | &SqlState::UNIQUE_VIOLATION
             | &SqlState::DUPLICATE_TABLE
+            // A table's type: two replicas make the first one at once.
+            | &SqlState::DUPLICATE_OBJECT
             | &SqlState::LOCK_NOT_AVAILABLE => Failure::Conflict(reason),
             &SqlState::DISK_FULL => Failure::Fatal(LedgerError::NoSpace(reason)),
             &SqlState::READ_ONLY_SQL_TRANSACTION => Failure::Fatal(LedgerError::ReadOnly(reason)),

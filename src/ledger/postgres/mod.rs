@@ -6,6 +6,7 @@
 mod connect;
 mod hours;
 mod load;
+mod notes;
 mod read;
 mod save;
 mod schema;
@@ -14,6 +15,7 @@ mod statements;
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ use tokio_postgres::Client;
 
 use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 use super::queue::Queue;
-use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Options, Reconciled};
+use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Note, Options, Reconciled};
 use crate::core::limit::LimitTerms;
 use connect::{Database, Failure, LONG};
 use writer::Writer;
@@ -37,8 +39,10 @@ const ATTEMPTS_TO_PREPARE: u32 = 10;
 pub struct PostgresLedger {
     queue: Queue,
     database: Database,
-    /// For queries; made when there is none, or when the last one is lost.
-    reader: Mutex<Option<Arc<Client>>>,
+    /// For queries.
+    reader: Connection,
+    /// For notes, which must not wait for a query.
+    board: Connection,
     changes: watch::Receiver<u64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,15 +69,32 @@ impl PostgresLedger {
         let (queue, requests) = Queue::new();
         let (changed, changes) = watch::channel(0);
         let writer = tokio::spawn(Writer::new(database.clone(), options).run(requests, changed));
-        let (reader, writer) = (Mutex::new(Some(Arc::new(client))), Mutex::new(Some(writer)));
-        Ok(PostgresLedger { queue, database, reader, changes, writer })
+        let (reader, board, writer) = (Connection::new(Some(client)), Connection::new(None), Mutex::new(Some(writer)));
+        Ok(PostgresLedger { queue, database, reader, board, changes, writer })
     }
 
     async fn reader(&self) -> Result<Arc<Client>, Failure> {
-        let mut reader = self.reader.lock().await;
-        match reader.as_ref().filter(|client| !client.is_closed()) {
+        self.reader.client(&self.database).await
+    }
+
+    async fn board(&self) -> Result<Arc<Client>, Failure> {
+        self.board.client(&self.database).await
+    }
+}
+
+/// A connection beside the writer's; made when there is none, or when the last one is lost.
+struct Connection(Mutex<Option<Arc<Client>>>);
+
+impl Connection {
+    fn new(client: Option<Client>) -> Connection {
+        Connection(Mutex::new(client.map(Arc::new)))
+    }
+
+    async fn client(&self, database: &Database) -> Result<Arc<Client>, Failure> {
+        let mut known = self.0.lock().await;
+        match known.as_ref().filter(|client| !client.is_closed()) {
             Some(client) => Ok(Arc::clone(client)),
-            None => Ok(Arc::clone(reader.insert(Arc::new(self.database.connect_for_long().await?)))),
+            None => Ok(Arc::clone(known.insert(Arc::new(database.connect_for_long().await?)))),
         }
     }
 }
@@ -92,7 +113,7 @@ impl Ledger for PostgresLedger {
         self.queue.acquire(request).await
     }
 
-    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError> {
+    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<Vec<bool>, LedgerError> {
         self.queue.report(holder, entries, now_ms).await
     }
 
@@ -118,6 +139,14 @@ impl Ledger for PostgresLedger {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
+    }
+
+    async fn tell(&self, note: &Note) -> Result<(), LedgerError> {
+        in_time(async { notes::write(&*self.board().await?, note).await }).await
+    }
+
+    async fn told(&self, reader: &str, known: &BTreeMap<String, i64>) -> Result<Vec<(Note, i64)>, LedgerError> {
+        in_time(async { notes::read(&*self.board().await?, reader, known).await }).await
     }
 
     async fn close(&self) {

@@ -6,13 +6,13 @@
 use tokio_postgres::Client;
 
 use super::connect::Failure;
-use super::hours;
+use super::{hours, notes};
 use crate::ledger::LedgerError;
 use crate::ledger::columns::{NUMBERS, TEXTS};
 
 /// One script for each schema version; a database at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 2] {
-    [first(), hours::schema()]
+fn migrations() -> [String; 3] {
+    [first(), hours::schema(), notes::SCHEMA.to_owned()]
 }
 
 fn first() -> String {

@@ -268,3 +268,32 @@ async fn a_writer_deletes_calls_that_need_not_be_kept_any_more_and_their_sums_st
     let totals = schema.replica().await.totals(&query).await.expect("totals");
     assert_eq!(totals.iter().map(|t| t.calls).sum::<u64>(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_note_reaches_every_other_replica_once_and_in_order() {
+    let schema = Schema::new().await;
+    let (one, other) = (schema.replica().await, schema.replica().await);
+    let note = |writer: &str, number| Note { writer: writer.into(), number, text: format!("{writer} {number}") };
+    let mut known = BTreeMap::new();
+    let mut heard = async |reader: &str| {
+        let notes = other.told(reader, &known).await.expect("notes");
+        assert!(notes.iter().all(|(_, age_ms)| (0..30_000).contains(age_ms)), "{notes:?}");
+        let notes: Vec<Note> = notes.into_iter().map(|(note, _)| note).collect();
+        known.extend(notes.iter().map(|note| (note.writer.clone(), note.number)));
+        notes
+    };
+    for (writer, number) in [("a", 0), ("a", 1), ("b", 0), ("a", 1)] {
+        one.tell(&note(writer, number)).await.expect("told");
+    }
+    assert_eq!(heard("b").await, [note("a", 0), note("a", 1)], "nobody hears of its own");
+    assert_eq!(heard("b").await, []);
+    one.tell(&note("a", 2)).await.expect("told");
+    assert_eq!(heard("c").await, [note("a", 2), note("b", 0)]);
+    schema.execute("UPDATE notes SET at = now() - interval '2 minutes'").await;
+    let all = async || other.told("c", &BTreeMap::new()).await.expect("notes");
+    assert!(all().await.iter().all(|(_, age_ms)| *age_ms >= 120_000));
+    one.tell(&note("a", 50)).await.expect("told");
+    let kept: Vec<Note> = all().await.into_iter().map(|(note, _)| note).collect();
+    assert_eq!(kept, [note("a", 50)], "what is old is gone");
+}

@@ -84,7 +84,7 @@ impl Ledger for SqliteLedger {
         self.queue.acquire(request).await
     }
 
-    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<(), LedgerError> {
+    async fn report(&self, holder: &HolderId, entries: Vec<Entry>, now_ms: i64) -> Result<Vec<bool>, LedgerError> {
         self.queue.report(holder, entries, now_ms).await
     }
 

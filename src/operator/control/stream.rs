@@ -10,13 +10,14 @@ use prometheus::IntGauge;
 use tokio::sync::{broadcast, mpsc, watch};
 use tonic::Status;
 
-use super::{ControlService, Recall};
+use super::ControlService;
 use crate::channel::message::{BackendCredential, Pushed};
 use crate::channel::proto;
 use crate::core::budget::changed_limits;
 use crate::core::limit::LimitKey;
 use crate::core::policy::Policy;
 use crate::operator::policies::PodPolicy;
+use crate::operator::recalls::Recall;
 use crate::operator::roster::{Member, View};
 
 /// Messages that may wait for a slow sidecar; after that, later ones are decided when there is room.
@@ -65,7 +66,7 @@ pub fn start(service: &Arc<ControlService>, member: &Member) -> Pushes {
         uid: member.pod.origin.pod_uid.clone(),
         views: service.roster.views(),
         credentials: service.credentials.changes(),
-        recalls: service.recalls.subscribe(),
+        recalls: service.context.recalls.subscribe(),
         stopping: service.stopping.clone(),
         told: None,
         sender,
@@ -154,7 +155,7 @@ impl Feed {
 
     /// Pushes a recall if it is about limits of this sidecar's policy.
     async fn pass_on(&self, recall: &Recall) -> Option<()> {
-        let Some(member) = self.service.roster.member(&self.uid).filter(|_| recall.by != self.uid) else { return Some(()) };
+        let Some(member) = self.service.roster.member(&self.uid).filter(|_| recall.by.as_ref() != Some(&self.uid)) else { return Some(()) };
         let mine: BTreeSet<LimitKey> = recall.limits.iter().filter(|key| member.budgets.terms(key, 0).is_some()).cloned().collect();
         if mine.is_empty() {
             return Some(());

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::*;
 use crate::api::AIBudget;
-use crate::channel::message::Pushed;
+use crate::channel::message::{Pushed, Reported};
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
 use crate::core::dimensions::Origin;
 use crate::core::money::PicoUsd;
@@ -99,6 +99,8 @@ impl Bench {
             ledger_changes: ledger.changes(),
             ledger: ledger.clone(),
             refusals: Default::default(),
+            recalls: Default::default(),
+            replicas: Default::default(),
             usage: Arc::new(UsageHistory::default()),
             runaways: Default::default(),
             outages: Default::default(),
@@ -227,7 +229,7 @@ async fn whoever_lacks_something_recalls_it_from_the_others_that_share_the_limit
     assert!(granted(bench.acquire("pod-a", "shop/all/m", 1).await));
     assert!(!granted(bench.acquire("pod-b", "shop/all/m", 1).await));
     assert_eq!(next(&mut holder).await.recall, [LimitKey("shop/all/m".into())]);
-    assert_eq!(bench.service.context.refusals.of(&LimitKey("shop/all/m".into())).map(|r| r.count), Some(1));
+    assert_eq!(bench.service.context.refusals.of(&LimitKey("shop/all/m".into())).map(|r| r.refused.count), Some(1));
     // The asker hears nothing of its own recall: what it is pushed next is the next policy.
     bench.publish(vec![]);
     assert_eq!(next_policy(&mut asker).await.budgets, []);

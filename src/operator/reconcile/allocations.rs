@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::ResourceExt;
 use kube::api::Api;
 
 use super::approvals::Decided;
@@ -22,25 +21,11 @@ use crate::core::recommend::{Recommendation, RecommendationKind, RecommendationS
 use crate::core::rightsize::{self, Decision, NodePrice, Observed, Params, Resources, Sample, Workload};
 use crate::ledger::query::{CallQuery, CallTotals, OutcomeCount};
 use crate::operator::conditions::{Finding, Transition, conditions};
-use crate::operator::selection;
+use crate::operator::selection::Selected;
 
 /// What a node's resources cost: Google Cloud's E2 on demand in us-central1 ($0.02181159 a vCPU hour, $0.00292353 a GiB
 /// hour), the cheapest of the common general-purpose machines, so that savings are not overstated.
 const NODE_PRICE: NodePrice = NodePrice { core_hour: PicoUsd(21_811_590_000), gib_hour: PicoUsd(2_923_530_000) };
-
-/// The workloads that an allocation is about.
-struct Selected {
-    namespaces: BTreeSet<String>,
-    /// `(namespace, workload)` of the pods with the selected labels; `None` when pods are not selected by label.
-    workloads: Option<BTreeSet<(String, String)>>,
-}
-
-impl Selected {
-    fn includes(&self, namespace: &str, workload: &str) -> bool {
-        let listed = |known: &BTreeSet<(String, String)>| known.contains(&(namespace.to_owned(), workload.to_owned()));
-        self.namespaces.contains(namespace) && self.workloads.as_ref().is_none_or(listed)
-    }
-}
 
 /// What the ledger knows of an allocation's period.
 struct Period {
@@ -60,7 +45,7 @@ impl Round<'_> {
         let previous = before.status.clone().unwrap_or_default();
         let (mut status, mut findings) = match &parsed {
             Ok(allocation) => {
-                let selected = self.selected(before);
+                let selected = Selected::of(before.spec.workloads.as_ref(), key.namespace(), &self.context.namespace, &self.snapshot);
                 decide(allocation, &selected, &self.period(allocation).await?)
             }
             Err(problems) => (previous.clone(), vec![ready(Some(problems))]),
@@ -91,19 +76,6 @@ impl Round<'_> {
         let totals = self.context.ledger.totals(&CallQuery { from_ms: start_ms, to_ms: end_ms, route: None }).await?;
         let outcomes = self.context.ledger.outcomes(start_ms, end_ms).await?;
         Ok(Period { start_ms, end_ms, totals, outcomes })
-    }
-
-    fn selected(&self, resource: &CostAllocation) -> Selected {
-        let own = resource.namespace().unwrap_or_default();
-        let selector = resource.spec.workloads.as_ref();
-        let about =
-            |pod: &&selection::PodFacts| selection::selects(selector, &own, &self.context.namespace, pod, &self.snapshot.namespaces);
-        let names = self.snapshot.namespaces.iter().map(|n| n.name.clone());
-        let namespaces =
-            names.filter(|name| selection::sees(selector, &own, &self.context.namespace, name, &self.snapshot.namespaces)).collect();
-        let workload = |pod: &selection::PodFacts| (pod.origin.namespace.clone(), pod.origin.workload.clone());
-        let by_label = selector.is_some_and(|s| s.pods.is_some());
-        Selected { namespaces, workloads: by_label.then(|| self.snapshot.pods.iter().filter(about).map(workload).collect()) }
     }
 
     async fn size(
@@ -311,6 +283,7 @@ mod tests {
     use super::*;
     use crate::core::call::CallOutcome;
     use crate::core::dimensions::{Dimension, Dimensions, Origin};
+    use crate::operator::index::{NamespaceFacts, Snapshot};
     use serde_json::json;
 
     fn totals(team: &str, shared: bool, calls: u64, cost: i128) -> CallTotals {
@@ -350,7 +323,8 @@ mod tests {
         rows.push(elsewhere);
         let ticket = OutcomeCount { outcome: "ticket".into(), origin: rows[0].origin.clone(), dimensions: Dimensions::default(), count: 3 };
         let period = Period { start_ms: 0, end_ms: 1, totals: rows, outcomes: vec![ticket] };
-        let selected = Selected { namespaces: ["shop".to_owned()].into(), workloads: None };
+        let shop = NamespaceFacts { name: "shop".into(), ..NamespaceFacts::default() };
+        let selected = Selected::of(None, "shop", "system", &Snapshot { namespaces: vec![shop], ..Snapshot::default() });
         let (status, findings) = decide(&allocation, &selected, &period);
         assert!(findings[0].holds);
         let shares: Vec<i128> = status.shared_costs[0].shares.iter().map(|s| s.cost.0).collect();

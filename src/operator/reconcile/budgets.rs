@@ -1,6 +1,7 @@
 //! AIBudget: where each limit stands.
 
 mod memory;
+mod past;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +17,16 @@ use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Budget, Enforcement, Limit, Window};
 use crate::core::recommend::rfc3339;
-use crate::core::runaway::{Basis, RunawayAction, Running, Scale};
+use crate::core::runaway::{Basis, RunawayAction, Running};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
+use crate::operator::news::Unkept;
 use crate::operator::outages::{Fault, Outage};
 use crate::operator::selection;
 pub use memory::Memory;
 use memory::{Found, View};
+pub use past::Past;
 
 /// Values of a split budget that a status lists.
 const MAX_LISTED: usize = 50;
@@ -69,19 +72,12 @@ impl Round<'_> {
             !pod.ended && selection::selects(workloads, key.namespace(), &self.context.namespace, pod, &self.snapshot.namespaces)
         };
         let in_force = parsed.as_ref().map_err(Clone::clone).and_then(|b| compiled.map(|_| b));
-        let running = match (&in_force, terms.first()) {
-            (Ok(parsed), Some(first)) => {
-                let refused_ms = |key: &LimitKey| self.context.refusals.of(key).map(|refusal| refusal.last_ms);
-                self.context.runaways.look(parsed, scale_of(first), refused_ms, self.now_ms)
-            }
-            _ => Vec::new(),
-        };
         let mut remembered = memory.take(&key);
         let inputs = Inputs {
             budget,
             parsed: in_force,
             limits: remembered.look(found, &budget.spec.alerts, said(budget, condition::ALERTING), self.now_ms),
-            running,
+            running: self.context.runaways.running(&key),
             outage: self.context.outages.of(&key, self.now_ms),
             fault: self.context.outages.fault(self.now_ms),
             selected_pods: self.snapshot.pods.iter().filter(selected).count(),
@@ -120,15 +116,6 @@ impl Round<'_> {
     fn block_of(&self, terms: &LimitTerms) -> LimitTerms {
         LimitTerms { span: block(terms.span, self.now_ms).1, ..terms.clone() }
     }
-}
-
-/// The limit by which runaways are measured.
-fn scale_of(terms: &LimitTerms) -> Scale {
-    let window_ms = match terms.span {
-        Span::Fixed { start_ms, end_ms } => (end_ms != i64::MAX).then(|| end_ms - start_ms),
-        Span::Rolling { length_ms, .. } => Some(length_ms),
-    };
-    Scale { limit: terms.limit, window_ms }
 }
 
 fn limit_of<'a>(budget: &'a Budget, key: &LimitKey) -> Option<&'a Limit> {
@@ -219,12 +206,12 @@ fn ledger_available(outage: Option<Outage>, fault: Option<&Fault>) -> Finding {
     }
     let (holds, reason, message) = match outage {
         None => (true, "Reachable", "Sidecars reach the ledger.".to_owned()),
-        Some(Outage { let_through: 0, .. }) => {
+        Some(Outage { unkept: Unkept { let_through: 0, .. }, .. }) => {
             let message = "A sidecar could not reach the ledger when its lease was used up, and refused calls (onLedgerUnavailable: FailClosed). \
                  Look whether the operator runs and whether the pod's network reaches it.";
             (false, "CallsRefused", message.to_owned())
         }
-        Some(Outage { let_through, charged, refused, .. }) => {
+        Some(Outage { unkept: Unkept { let_through, charged, refused }, .. }) => {
             let others = if refused { ", and refused others" } else { "" };
             let message = format!(
                 "A sidecar could not reach the ledger when its lease was used up, and let {let_through} calls through \

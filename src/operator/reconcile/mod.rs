@@ -16,13 +16,14 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 
 use super::context::{Context, now_ms};
 use super::index::Snapshot;
 use super::metrics::Metrics;
+use super::selection::key_of as key;
 use crate::core::policy::ResourceKey;
-use budgets::Memory;
+use budgets::{Memory, Past};
 use publish::Publisher;
 
 /// Rounds are at least this far apart.
@@ -54,8 +55,9 @@ pub async fn run(context: Arc<Context>, metrics: Arc<Metrics>, identity: String)
     let publisher = Publisher::new(context.client.clone(), identity);
     let mut cluster = context.index.changes();
     let mut ledger = context.ledger_changes.clone();
-    let mut memory = Memory::default();
+    let mut elsewhere = context.replicas.heard();
     context.index.ready().await;
+    let mut memory = Memory::after(Past::read(&*context.ledger, &context.index.snapshot(), &context.namespace, now_ms()).await);
     loop {
         let started = tokio::time::Instant::now();
         let round = Round { context: &context, publisher: &publisher, snapshot: context.index.snapshot(), now_ms: now_ms() };
@@ -65,6 +67,7 @@ pub async fn run(context: Arc<Context>, metrics: Arc<Metrics>, identity: String)
             // An error means that the sender is gone, and then the whole operator is about to be.
             _ = cluster.changed() => {}
             _ = ledger.changed() => {}
+            _ = elsewhere.changed() => {}
             () = tokio::time::sleep_until(started + held_back.map_or(TICK, |held_back| held_back.min(TICK))) => {}
         }
     }
@@ -92,8 +95,6 @@ impl Round<'_> {
     fn forget_gone_budgets(&self, memory: &mut Memory, metrics: &Metrics) {
         let there: HashSet<ResourceKey> = self.snapshot.budgets.iter().map(|budget| key(budget.as_ref())).collect();
         memory.retain(|key| there.contains(key));
-        self.context.runaways.retain(|key| there.contains(key));
-        self.context.outages.retain(|key| there.contains(key));
         metrics.retain_budgets(|key| there.contains(key));
     }
 }
@@ -104,10 +105,6 @@ fn note<K: Resource + Debug>(kind: &str, resource: &K, result: Result<(), Reconc
     if let Err(error) = result {
         tracing::warn!(kind, resource = %key(resource), %error, "not reconciled; the next round tries again");
     }
-}
-
-fn key<K: Resource>(resource: &K) -> ResourceKey {
-    ResourceKey::new(resource.namespace().as_deref().unwrap_or_default(), &resource.name_any())
 }
 
 /// When a resource was made, Unix milliseconds.

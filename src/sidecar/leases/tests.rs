@@ -13,6 +13,7 @@ struct Fake {
     /// What other sidecars hold and do not need.
     idle: Mutex<i128>,
     away: Mutex<bool>,
+    valid_for_ms: i64,
     /// The number of each lease's last give-back; as in the ledger, none that comes after a later one is heeded.
     heard: Mutex<HashMap<LeaseId, u64>>,
     requests: AtomicUsize,
@@ -35,7 +36,7 @@ impl LeaseSource for Fake {
         }
         let granted = ask.want.min(Amount { usd: PicoUsd(*left), ..ask.want }).max(ask.min);
         *left -= granted.usd.0;
-        Ok(Decision::Granted { granted, valid_for_ms: 60_000, left: None })
+        Ok(Decision::Granted { granted, valid_for_ms: self.valid_for_ms, left: None })
     }
 
     async fn report(&self, entries: Vec<Reported>) -> Result<(), SourceError> {
@@ -53,12 +54,17 @@ impl LeaseSource for Fake {
 }
 
 fn bench(left: i128) -> (Arc<Leases>, Arc<Fake>, tempfile::TempDir) {
+    bench_with(left, 60_000)
+}
+
+fn bench_with(left: i128, valid_for_ms: i64) -> (Arc<Leases>, Arc<Fake>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let journal = Arc::new(Journal::open(directory.path()).unwrap());
     let fake = Arc::new(Fake {
         left: Mutex::new(left),
         idle: Mutex::new(0),
         away: Mutex::new(false),
+        valid_for_ms,
         heard: Mutex::default(),
         requests: AtomicUsize::new(0),
     });
@@ -180,4 +186,27 @@ async fn calls_that_end_at_once_on_a_closing_lease_give_back_all_that_they_did_n
     let position = leases.journal.given_back();
     assert!(reporter::reported(&leases.journal, position, FLUSH_LIMIT).await);
     assert_eq!((leases.held(), *lock(&fake.left)), (Amount::ZERO, 10 * CALLS - CALLS / 4));
+}
+
+/// So long may a limit that was lowered go on unnoticed, and no longer: the ledger grants nothing for more than a minute.
+#[tokio::test]
+async fn a_sidecar_that_hears_nothing_draws_on_what_it_holds_only_while_that_is_valid() {
+    let valid_for = Duration::from_millis(300);
+    let (leases, fake, _directory) = bench_with(1_000_000, 300);
+    let asked = std::time::Instant::now();
+    leases.draw(&set(&["a"]), need(500_000)).await.unwrap();
+    *lock(&fake.away) = true;
+    let (mut drawn, mut last) = (0, Duration::ZERO);
+    let denied = loop {
+        let now = asked.elapsed();
+        match leases.draw(&set(&["a"]), need(1)).await {
+            Ok(lease) => {
+                leases.settle(&lease, need(1), Amount::ZERO);
+                (drawn, last) = (drawn + 1, now);
+            }
+            Err(denied) => break denied,
+        }
+    };
+    assert!(matches!(denied, Denied::Unavailable(_)), "{denied:?}");
+    assert!(drawn > 0 && last < valid_for, "{drawn} draws, the last after {last:?}");
 }

@@ -1,10 +1,11 @@
 //! What the rounds remember of budgets from one to the next: each limit's history, which alerts are on, and when a status was written.
 //!
-//! In memory and bounded. After a restart forecasts are straight lines until a week is known again, and an alert that the status says is
-//! on stays on until it has been over for its while.
+//! In memory and bounded. Whoever leads next begins with what the ledger has summed by hour ([`Past`]), and an alert that the status says
+//! is on stays on until it has been over for its while.
 
 use std::collections::HashMap;
 
+use super::past::Past;
 use crate::api::budget::{AIBudgetStatus, BudgetAlert};
 use crate::core::burn::{self, Latch, Level, burn_rate};
 use crate::core::forecast::{Forecast, Outlook, Pace, percent};
@@ -15,7 +16,7 @@ use crate::ledger::query::LimitBalance;
 use crate::operator::context::Refusal;
 
 /// Limits whose past is remembered, at 12 KiB each at most; of those beyond, only the present is known.
-const MAX_LIMITS: usize = 10_000;
+pub(super) const MAX_LIMITS: usize = 10_000;
 /// A status whose figures alone have changed is written no sooner than this after the last time.
 pub(in crate::operator::reconcile) const WRITE_PAUSE_MS: i64 = 10_000;
 /// A limit that refused has had room for this long before it is exhausted no more: calls that settle free some each second.
@@ -33,6 +34,8 @@ pub struct Memory {
 #[derive(Default)]
 pub struct Remembered {
     limits: HashMap<LimitKey, LimitMemory>,
+    /// What limits cost before they are looked at first.
+    past: HashMap<LimitKey, History>,
     written_ms: Option<i64>,
 }
 
@@ -75,6 +78,12 @@ pub struct View {
 }
 
 impl Memory {
+    /// Begins with what is known from before.
+    pub fn after(past: Past) -> Memory {
+        let remembered = |(key, past)| (key, Remembered { past, ..Remembered::default() });
+        Memory { budgets: past.histories().into_iter().map(remembered).collect(), limits: 0 }
+    }
+
     /// What is remembered of a budget, taken out; [`put_back`](Self::put_back) returns it.
     pub fn take(&mut self, key: &ResourceKey) -> Remembered {
         let remembered = self.budgets.remove(key).unwrap_or_default();
@@ -107,12 +116,15 @@ impl Remembered {
         let mut before = std::mem::take(&mut self.limits);
         let views = found.into_iter().map(|found| {
             let key = found.balance.key.clone();
-            let mut memory = before.remove(&key).unwrap_or_else(|| LimitMemory::new(&found, alerts, said));
+            let mut memory = before.remove(&key).unwrap_or_else(|| LimitMemory::new(&found, self.past.remove(&key), alerts, said));
             let view = memory.look(found, alerts, now_ms);
             self.limits.insert(key, memory);
             view
         });
-        views.collect()
+        let views = views.collect();
+        // What is not there now begins anew when it comes.
+        self.past = HashMap::new();
+        views
     }
 
     /// Whether a status may be written now: news at once, figures alone every ten seconds.
@@ -140,10 +152,10 @@ impl Remembered {
 }
 
 impl LimitMemory {
-    fn new(found: &Found, alerts: &[BudgetAlert], said: &str) -> LimitMemory {
+    fn new(found: &Found, past: Option<History>, alerts: &[BudgetAlert], said: &str) -> LimitMemory {
         let restored = alerts.iter().map(|alert| (alert.clone(), Latch::restored(said.contains(&sentence(alert, &found.balance.key)))));
         LimitMemory {
-            sampled: Sampled::new(found.reading),
+            sampled: past.map_or_else(|| Sampled::new(found.reading), |past| Sampled::after(past, found.reading)),
             outlook: None,
             learnt: i64::MIN,
             terms: terms(found),
@@ -180,7 +192,7 @@ impl LimitMemory {
         }
         self.alerts = latches;
         // A limit that was lowered to what is spent refuses whatever comes.
-        let refused = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.smallest);
+        let refused = found.refusal.is_some_and(|r| r.last_ms >= balance.window_start_ms && balance.left() < r.refused.smallest);
         let refuses = refused || balance.settled >= balance.limit;
         self.exhausted = self.exhausted.after(if refuses { Level::Met } else { Level::Over }, now_ms, EXHAUSTED_HOLD_MS);
         let on = self.alerts.iter().filter(|(_, latch)| latch.is_on());

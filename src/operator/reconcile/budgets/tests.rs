@@ -4,6 +4,7 @@ use super::memory::{Remembered, WRITE_PAUSE_MS};
 use super::*;
 use crate::ledger::query::LimitBalance;
 use crate::operator::context::Refusal;
+use crate::operator::news::Refused;
 
 const DAY_MS: i64 = 86_400_000;
 const DOLLAR: i128 = 1_000_000_000_000;
@@ -26,6 +27,11 @@ fn balance(settled: i128, outstanding: i128) -> LimitBalance {
         window_start_ms: 0,
         window_end_ms: None,
     }
+}
+
+/// One refusal of a call that needed so much.
+fn refusal(last_ms: i64, smallest: i128) -> Refusal {
+    Refusal { refused: Refused { count: 1, smallest, left: 0, is_held: false }, last_ms }
 }
 
 /// One round at a moment; the status is the resource's from then on.
@@ -73,7 +79,7 @@ fn a_status_says_where_each_limit_stands() {
 #[test]
 fn a_limit_is_exhausted_while_it_has_less_left_than_what_it_refused() {
     let budget = budget(json!({"limits": [{"name": "total", "usd": "1", "period": "Lifetime"}]}));
-    let refusal = Refusal { count: 1, last_ms: 5, smallest: 50_000_000_000 };
+    let refusal = refusal(5, 50_000_000_000);
     let (status, news) = decided(&budget, vec![(balance(960_000_000_000, 0), Some(refusal))]);
     assert_eq!(is(&status, "Exhausted"), Some(true));
     let message = &news.iter().find(|t| t.reason == "LimitReached").expect("an Event").message;
@@ -191,7 +197,7 @@ fn a_restart_neither_ends_an_alert_nor_tells_of_it_twice() {
 fn calls_that_settle_each_second_do_not_make_exhausted_flap() {
     let mut budget = budget(json!({"limits": [{"name": "total", "usd": "1", "period": "Day"}]}));
     let mut remembered = Remembered::default();
-    let refusal = Refusal { count: 1, last_ms: DAY_MS, smallest: DOLLAR / 20 };
+    let refusal = refusal(DAY_MS, DOLLAR / 20);
     let mut changes = 0;
     for second in 0..600 {
         // A lease takes what is left and comes back.
