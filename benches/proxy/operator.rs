@@ -1,8 +1,8 @@
 //! The operator that the measured sidecar follows, as one in a pod follows the cluster's: it hands out the policy, grants every lease
 //! that it is asked for, and takes every report.
 //!
-//! What the ledger does with them is not the sidecar's work, and in a cluster not on its node; `make bench-ledger` measures that. The
-//! channel itself is the real one: its client is the sidecar's, and reports are read here as the operator reads them.
+//! What the operator does with them is not the sidecar's work, and in a cluster not on its node: here they are taken from the wire and counted.
+//! `make bench-ledger` measures the rest.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use spendkeeper::channel::convert::{decision_to_wire, report_from_wire};
-use spendkeeper::channel::message::{LeaseAsk, Pushed, Reported};
+use spendkeeper::channel::convert::decision_to_wire;
+use spendkeeper::channel::message::{LeaseAsk, Pushed};
 use spendkeeper::channel::proto::control_server::{Control, ControlServer};
-use spendkeeper::channel::proto::{AcquireRequest, AcquireResponse, Push, ReportRequest, ReportResponse, WatchRequest};
+use spendkeeper::channel::proto::{AcquireRequest, AcquireResponse, Push, ReportRequest, ReportResponse, WatchRequest, entry};
 use spendkeeper::core::dimensions::Dimension;
 use spendkeeper::ledger::Decision;
 use spendkeeper::sidecar::file;
@@ -90,8 +90,8 @@ impl Control for Channel {
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let entries = report_from_wire(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let settled = entries.iter().filter(|entry| matches!(entry, Reported::Settled { .. })).count();
+        let entries = request.into_inner().entries;
+        let settled = entries.iter().filter(|entry| matches!(entry.entry, Some(entry::Entry::Settled(_)))).count();
         self.settled.send_modify(|calls| *calls += settled);
         Ok(Response::new(ReportResponse {}))
     }

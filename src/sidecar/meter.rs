@@ -344,7 +344,7 @@ impl Body for MeteredBody {
                         stream.settle();
                     }
                     return Poll::Ready(match ended {
-                        Some(Err(error)) => Some(Err(error.into())),
+                        Some(Err(error)) => Some(Err(error)),
                         _ if !rest.is_empty() => Some(Ok(Frame::data(rest))),
                         _ => None,
                     });

@@ -28,13 +28,10 @@ pub fn write(parts: &request::Parts, length: Length, text: &mut Vec<u8>) {
     text.extend_from_slice(parts.method.as_str().as_bytes());
     text.push(b' ');
     // A forward proxy is told the whole URI.
-    match (parts.uri.scheme_str(), parts.uri.authority()) {
-        (Some(scheme), Some(authority)) => {
-            for part in [scheme, "://", authority.as_str()] {
-                text.extend_from_slice(part.as_bytes());
-            }
+    if let (Some(scheme), Some(authority)) = (parts.uri.scheme_str(), parts.uri.authority()) {
+        for part in [scheme, "://", authority.as_str()] {
+            text.extend_from_slice(part.as_bytes());
         }
-        _ => {}
     }
     text.extend_from_slice(path.as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");

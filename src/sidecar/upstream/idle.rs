@@ -28,9 +28,12 @@ impl Place {
     }
 }
 
+/// Connections by where they lead, each with when it was last used.
+type Links = HashMap<Place, Vec<(Instant, Box<Link>)>>;
+
 /// Idle connections by where they lead, the one that was used last at the end.
 #[derive(Default)]
-pub struct Idle(Mutex<HashMap<Place, Vec<(Instant, Box<Link>)>>>);
+pub struct Idle(Mutex<Links>);
 
 impl Idle {
     /// The connection that was used last, if its server has not closed it.
@@ -79,7 +82,7 @@ impl Idle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Vec<(Instant, Box<Link>)>>> {
+    fn lock(&self) -> MutexGuard<'_, Links> {
         // Whole after every statement.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
