@@ -13,17 +13,19 @@
 //!                   └──holder gone──▶ open calls charged as reserved, the rest free again
 //! ```
 
-mod columns;
+pub mod calls;
+pub mod columns;
 mod encoded;
+mod known;
 pub mod machine;
 pub mod postgres;
 pub mod query;
 mod queue;
 pub mod sqlite;
-mod usage;
+pub mod usage;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -165,10 +167,14 @@ fn until_next_pruning(deleted: usize) -> Duration {
 /// # Errors
 /// When it cannot be used, or was written by a newer release.
 pub async fn open(address: &str, options: Options) -> Result<Arc<dyn Ledger>, LedgerError> {
-    if ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme)) {
+    if is_postgres(address) {
         return Ok(Arc::new(postgres::PostgresLedger::open(address, options).await?));
     }
     Ok(Arc::new(sqlite::SqliteLedger::open_with(Path::new(address), options)?))
+}
+
+fn is_postgres(address: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme))
 }
 
 /// Why the ledger did not do what it was asked.

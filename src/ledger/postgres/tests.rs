@@ -2,6 +2,7 @@
 
 #[path = "../../../tests/postgres/server.rs"]
 mod server;
+mod servers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex as StdMutex, PoisonError, Weak};
@@ -49,6 +50,11 @@ impl Schema {
     async fn execute(&self, sql: &str) {
         let database = Database::parse(&self.url(), None).expect("an address");
         database.connect().await.expect("a connection").batch_execute(sql).await.expect("done");
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let database = Database::parse(&self.url(), None).expect("an address");
+        database.connect().await.expect("a connection").query_one(sql, &[]).await.expect("a row").get(0)
     }
 
     async fn replica(&self) -> Arc<PostgresLedger> {
@@ -171,48 +177,32 @@ async fn replicas_that_write_at_once_never_overspend_and_charge_each_call_once()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL's server: make test-postgres"]
-async fn a_server_that_crashes_with_requests_under_way_loses_nothing_and_charges_nothing_twice() {
-    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
-    let schema = Schema::on(Arc::clone(&server)).await;
-    let replicas = [schema.replica().await, schema.replica().await];
-    let limits = [limit("shop/day/l", i128::from(i64::MAX)), rolling("shop/rolling/l", i128::from(i64::MAX))];
-    let spenders = spend_on(&replicas, &limits, 8, 60).await;
-    let mut changes = replicas[0].changes();
-    for _ in 0..3 {
-        // In the middle of the work, which then stands still until the server is back.
-        let before = *changes.borrow_and_update();
-        changes.wait_for(|count| *count > before + 3).await.expect("the ledger works");
-        let server = Arc::clone(&server);
-        tokio::task::spawn_blocking(move || {
-            server.crash();
-            server.start_again();
-        })
-        .await
-        .expect("a server");
-    }
-    let spenders = spenders.join_all().await;
-    let calls = spenders.iter().map(|spender| spender.calls).sum();
-    assert_eq!(calls, 8 * 60);
-    assert_exact(&replicas[1], &limits, calls).await;
-    assert!(spenders.iter().all(|spender| spender.slowest < ANSWERED));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL's server: make test-postgres"]
-async fn whoever_asks_while_the_server_is_gone_is_told_so_and_is_served_when_it_is_back() {
-    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
-    let schema = Schema::on(Arc::clone(&server)).await;
-    let replica = schema.replica().await;
-    server.crash();
-    let began = Instant::now();
-    let ask = acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10);
-    let (first, read) = tokio::join!(replica.acquire(ask.clone()), replica.holders());
-    assert!(matches!(first, Err(LedgerError::Unreachable(_))), "{first:?}");
-    assert!(matches!(read, Err(LedgerError::Unreachable(_))), "{read:?}");
-    assert!(began.elapsed() < ANSWERED);
-    tokio::task::spawn_blocking(move || server.start_again()).await.expect("a server");
-    let mut took = Duration::ZERO;
-    assert!(matches!(insist(&mut took, || replica.acquire(ask.clone())).await, Decision::Granted { .. }));
+async fn a_replica_that_was_alone_sees_what_another_wrote() {
+    let schema = Schema::new().await;
+    let (first, second) = (schema.replica().await, schema.replica().await);
+    let terms = limit("shop/b/l", 100);
+    let ask = |lease: &str, seq, amount| acquire(lease, seq, std::slice::from_ref(&terms), amount, amount);
+    let granted = async |replica: &PostgresLedger, request| match replica.acquire(request).await.expect("an answer") {
+        Decision::Granted { granted, .. } => granted.usd.0,
+        other => panic!("not granted: {other:?}"),
+    };
+    let give_back = async |replica: &PostgresLedger, lease: &str, amount| {
+        let entry = Entry::GivenBack { lease: LeaseId(lease.into()), seq: 9, amount: usd(amount) };
+        replica.report(&holder("pod"), vec![entry], 1_000).await.expect("reported");
+    };
+    assert_eq!(granted(&first, ask("a", 1, 60)).await, 60);
+    assert_eq!(schema.number("SELECT count(*) FROM fence WHERE alone <> ''").await, 1, "it is alone");
+    assert_eq!(granted(&first, ask("a", 2, 10)).await, 10);
+    let refused = second.acquire(ask("b", 1, 40)).await.expect("an answer");
+    assert!(matches!(refused, Decision::Refused { .. }), "70 are held: {refused:?}");
+    give_back(&second, "a", 70).await;
+    // The first remembers 70 held, the second none: what it gave back is there for both.
+    assert_eq!(granted(&first, ask("c", 1, 100)).await, 100);
+    let refused = second.acquire(ask("b", 2, 1)).await.expect("an answer");
+    assert!(matches!(refused, Decision::Refused { .. }), "100 are held: {refused:?}");
+    assert_eq!(schema.number("SELECT count(*) FROM fence WHERE alone = ''").await, 1, "neither is alone after they met");
+    give_back(&second, "c", 100).await;
+    assert_eq!(granted(&first, ask("d", 1, 100)).await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,6 +223,8 @@ async fn a_row_that_cannot_be_read_fails_only_those_who_need_it() {
     let ask = |lease: &str, seq| acquire(lease, seq, &[limit(&format!("shop/{lease}/l"), 100)], 10, 10);
     replica.acquire(ask("a", 1)).await.expect("an answer");
     schema.execute("UPDATE leases SET answer = 'none'").await;
+    // One that does not know the row already.
+    let replica = schema.replica().await;
     let (a, b, c) = tokio::join!(replica.acquire(ask("a", 2)), replica.acquire(ask("b", 1)), replica.acquire(ask("c", 1)));
     assert!(matches!(a, Err(LedgerError::Corrupt(_))), "{a:?}");
     assert!(matches!((&b, &c), (Ok(Decision::Granted { .. }), Ok(Decision::Granted { .. }))), "{b:?} {c:?}");
