@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod floor;
+mod keys;
 mod months;
 #[path = "../../tests/postgres/server.rs"]
 #[allow(dead_code, reason = "the tests of the adapter use what is left")]
@@ -143,14 +144,22 @@ fn main() -> Result<()> {
     if !rows.is_empty() {
         common::write("ledger.json", &rows)?;
     }
-    if only.is_empty() || only.iter().any(|word| word == "months") {
-        let url = server.url("months");
-        let rows = runtime.block_on(async {
-            floor::execute(&server.url("public"), "CREATE SCHEMA months").await?;
-            months::rows(&directory.path().join("months"), &url).await
-        })?;
+    let is_asked = |word: &str| only.is_empty() || only.iter().any(|asked| asked == word);
+    let place = |name: &str| -> Result<(std::path::PathBuf, String)> {
+        runtime.block_on(floor::execute(&server.url("public"), &format!("CREATE SCHEMA {name}")))?;
+        Ok((directory.path().join(name), server.url(name)))
+    };
+    if is_asked("months") {
+        let (path, url) = place("months")?;
+        let rows = runtime.block_on(months::rows(&path, &url))?;
         common::print("Queries over months, milliseconds: median [min max]", &rows);
         common::write("ledger-months.json", &rows)?;
+    }
+    if is_asked("keys") {
+        let (path, url) = place("keys")?;
+        let rows = runtime.block_on(keys::rows(&path, &url))?;
+        common::print("Leases under values of a split limit: median [min max]", &rows);
+        common::write("ledger-keys.json", &rows)?;
     }
     Ok(())
 }

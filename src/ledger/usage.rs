@@ -23,6 +23,10 @@ pub const HOUR_MS: i64 = 3_600_000;
 /// Of UTC: a day of sums is no calendar's, and a query that begins elsewhere reads the hours between.
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 
+/// A day of more rows than this, hours times groups, is not summed, nor any after it: nobody shall wait for that, and with so many groups,
+/// such as one for each session, days would be hardly fewer rows than hours.
+pub const MOST_OF_A_DAY: i64 = 50_000;
+
 /// What calls have in common that are summed, as text: the columns of a query's group, in their order.
 pub type Group = [String; 16];
 

@@ -6,7 +6,7 @@ use super::connect::Failure;
 use crate::core::money::PicoUsd;
 use crate::ledger::encoded::integer;
 use crate::ledger::query::CallTotals;
-use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, day_of, totals};
+use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, MOST_OF_A_DAY, day_of, totals};
 
 /// A call's group, as its columns say it.
 const GROUP: &str = "json_build_array(namespace, workload, feature, team, process, agent, session, route, backend,
@@ -78,6 +78,11 @@ pub async fn sum_a_day(client: &Client, over_ms: i64) -> Result<bool, Failure> {
     let summed_ms = summed_ms(client).await?;
     let next: Option<i64> = client.query_one("SELECT min(hour) FROM usage_hours WHERE hour >= $1", &[&summed_ms]).await?.try_get(0)?;
     let Some(day) = next.map(day_of).filter(|day| day + DAY_MS <= over_ms) else { return Ok(false) };
+    const ROWS: &str = "SELECT count(*) FROM (SELECT 1 FROM usage_hours WHERE hour >= $1 AND hour < $2 LIMIT $3) AS hours";
+    let rows: i64 = client.query_one(ROWS, &[&day, &(day + DAY_MS), &(MOST_OF_A_DAY + 1)]).await?.try_get(0)?;
+    if rows > MOST_OF_A_DAY {
+        return Ok(false);
+    }
     client.execute(&sum_days("true"), &[&vec![day]]).await?;
     Ok(true)
 }

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::connect::Failure;
 use super::session::Session;
-use super::statements::{self, Statements};
+use super::statements::Statements;
 use crate::core::amount::Amount;
 use crate::core::call::CallId;
 use crate::ledger::columns::{NUMBERS, TEXTS, dimensions, numbers, texts};
@@ -46,8 +46,12 @@ pub async fn all(
 ) -> Result<(), Failure> {
     let Session { client, statements, .. } = session;
     let writes = Writes::of(rows, needed, books)?;
-    if session.is_alone && !is_begun && tick.is_none() && forget_ms.is_none() && writes.is_ordinary() {
-        return writes.send_at_once(session).await;
+    if session.is_alone
+        && !is_begun
+        && (tick, forget_ms) == (None, None)
+        && let Some((statement, parts)) = writes.at_once(statements)
+    {
+        return Writes::send_at_once(session, statement, parts).await;
     }
     // A call that is replaced was read, so that the transaction has begun.
     let (anew_hours, anew_days) = to_sum_anew(client, statements, books).await?;
@@ -160,8 +164,9 @@ const NO_TEXTS: &Vec<Option<String>> = &Vec::new();
 const NO_NUMBERS: &Vec<Option<i64>> = &Vec::new();
 
 impl Writes {
-    /// True when leases and accounts change, calls are opened and others end, and that is all.
-    fn is_ordinary(&self) -> bool {
+    /// The one statement that writes all of it, and its parts, each with the number of its arrays: when leases and accounts change, and
+    /// calls are opened or end, and that is all.
+    fn at_once<'a>(&'a self, statements: &'a Statements) -> Option<(&'a Statement, Vec<(&'a Columns, usize)>)> {
         let others = [
             &self.new_leases,
             &self.changed_open_calls,
@@ -171,17 +176,26 @@ impl Writes {
             &self.replaced_calls,
             &self.new_outcomes,
         ];
-        others.iter().all(|columns| columns.0.is_empty())
+        let ends = [&self.deleted_open_calls, &self.new_calls, &self.hours];
+        let is_empty = |columns: &&Columns| columns.0.is_empty();
+        let (opens, ends) = (!self.new_open_calls.0.is_empty(), !ends.iter().all(is_empty));
+        let both = vec![(&self.changed_leases, 10), (&self.changed_accounts, 5)];
+        match (others.iter().all(is_empty), opens, ends) {
+            (true, false, false) => Some((&statements.top_up, both)),
+            (true, true, false) => Some((&statements.opened, [both, vec![(&self.new_open_calls, 8)]].concat())),
+            (true, false, true) => {
+                let closed = (&self.deleted_open_calls, 1);
+                let calls = (&self.new_calls, TEXTS.len() + NUMBERS.len() + 1);
+                Some((&statements.settled, [both, vec![closed, calls, closed, (&self.hours, 5 + usage::COUNTS.len())]].concat()))
+            }
+            _ => None,
+        }
     }
 
-    /// What is ordinary, in one statement.
-    async fn send_at_once(&self, session: &Session) -> Result<(), Failure> {
-        let calls = [&self.new_open_calls, &self.deleted_open_calls, &self.new_calls, &self.deleted_open_calls, &self.hours];
-        let is_top_up = calls.iter().all(|columns| columns.0.is_empty());
-        let statement = if is_top_up { &session.statements.top_up } else { &session.statements.ordinary };
-        let parts = [&self.changed_leases, &self.changed_accounts].into_iter().chain(calls).take(if is_top_up { 2 } else { 7 });
+    /// Carries it out; it is a transaction by itself.
+    async fn send_at_once(session: &Session, statement: &Statement, parts: Vec<(&Columns, usize)>) -> Result<(), Failure> {
         let mut parameters: Vec<Parameter<'_>> = vec![session.name()];
-        for (part, width) in parts.zip(statements::WIDTHS) {
+        for (part, width) in parts {
             let given = part.arrays();
             let types = statement.params().iter().skip(parameters.len()).take(width - given.len());
             let empty = |of: &Type| if *of == Type::TEXT_ARRAY { NO_TEXTS as Parameter<'_> } else { NO_NUMBERS };

@@ -11,7 +11,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::columns::{NUMBERS, TEXTS};
 
 /// One script for each schema version; a database at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 5] {
+pub fn migrations() -> [String; 5] {
     [first(), hours::schema(), FENCE.to_owned(), UNTIL.to_owned(), hours::schema_of_days()]
 }
 

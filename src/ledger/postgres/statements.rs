@@ -6,7 +6,6 @@ use tokio_postgres::{Client, Statement};
 use super::connect::Failure;
 use super::hours;
 use crate::ledger::columns::{NUMBERS, TEXTS};
-use crate::ledger::usage::COUNTS;
 
 const BEGIN_SHARED: &str = "SELECT f.alone, c.ledger_ms FROM fence AS f JOIN clock AS c ON c.one = f.one WHERE f.one = 1 FOR SHARE OF f";
 /// The fence, where it has this name; locked until the transaction ends.
@@ -78,8 +77,10 @@ pub struct Statements {
     pub begin_shared: Statement,
     /// Leases and accounts that change: a transaction by itself, for who is alone.
     pub top_up: Statement,
-    /// The same with calls that are opened and that end: most of what a ledger does.
-    pub ordinary: Statement,
+    /// The same, and calls that are opened. No statement changes a table twice, which some engines do not run.
+    pub opened: Statement,
+    /// The same, and calls that end.
+    pub settled: Statement,
     pub be_alone: Statement,
     pub be_shared: Statement,
     pub is_alone: Statement,
@@ -121,11 +122,13 @@ impl Statements {
     /// When the connection is lost, or the tables are not what they should be.
     pub async fn prepare(client: &Client) -> Result<Statements, Failure> {
         let (new_calls, add_hours) = (new_calls(), hours::add());
-        let ordinary = [CHANGED_LEASES, CHANGED_ACCOUNTS, NEW_OPEN_CALLS, DELETED_OPEN_CALLS, &new_calls, &add_hours];
+        let opened = [CHANGED_LEASES, CHANGED_ACCOUNTS, NEW_OPEN_CALLS];
+        let settled = [CHANGED_LEASES, CHANGED_ACCOUNTS, DELETED_OPEN_CALLS, &new_calls, &add_hours];
         Ok(Statements {
             begin_alone: client.prepare(&alone(&[])).await?,
             top_up: client.prepare(&alone(&[CHANGED_LEASES, CHANGED_ACCOUNTS])).await?,
-            ordinary: client.prepare(&alone(&ordinary)).await?,
+            opened: client.prepare(&alone(&opened)).await?,
+            settled: client.prepare(&alone(&settled)).await?,
             begin_shared: client.prepare(BEGIN_SHARED).await?,
             be_alone: client.prepare(BE_ALONE).await?,
             keep_others_out: client.prepare(KEEP_OTHERS_OUT).await?,
@@ -165,9 +168,6 @@ impl Statements {
         })
     }
 }
-
-/// How many arrays each part of [`Statements::ordinary`] has, the calls that are open no more counted by themselves.
-pub const WIDTHS: [usize; 7] = [10, 5, 8, 1, TEXTS.len() + NUMBERS.len() + 1, 1, 5 + COUNTS.len()];
 
 /// Records of calls: all text columns, all numbers, the cost, then which calls are open no more. Fails by a division where another is.
 fn new_calls() -> String {

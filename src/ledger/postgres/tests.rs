@@ -242,6 +242,33 @@ async fn a_database_from_a_newer_release_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_database_of_any_earlier_release_is_brought_up_to_date_and_keeps_what_it_holds() {
+    let scripts = schema::migrations();
+    for version in 1..scripts.len() {
+        let home = Schema::new().await;
+        for script in &scripts[..version] {
+            home.execute(script).await;
+        }
+        let versions = "CREATE TABLE ledger_version (one int PRIMARY KEY CHECK (one = 1), version bigint NOT NULL)";
+        home.execute(&format!("{versions}; INSERT INTO ledger_version VALUES (1, {version})")).await;
+        let limits = r#"[{"key":"shop/b/l","unit":"Usd","span":{"Fixed":{"start_ms":0,"end_ms":86400000}}}]"#;
+        home.execute(&format!(
+            "INSERT INTO leases VALUES ('a', 'pod', 1, '\"Expired\"', '{limits}', 5, 40, 0, 0, 0, 0, 0);
+             INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved) VALUES ('shop/b/l', 0, 'shop/b/l', 50, 40, 0)"
+        ))
+        .await;
+        let replica = home.replica().await;
+        replica.report(&holder("pod"), settled("c", "a", 30), 1_000).await.expect("reported");
+        let balance = replica.balances(&[limit("shop/b/l", 100)], 1_000).await.expect("balances").remove(0);
+        assert_eq!((balance.settled, balance.outstanding), (80, 10), "from version {version}");
+        // A replica of a release that knows no fence cannot go on beside this one.
+        let old = Database::parse(&home.url(), None).expect("an address").connect().await.expect("a connection");
+        assert!(old.query("SELECT seen_ms FROM clock WHERE one = 1", &[]).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
 async fn a_writer_deletes_calls_that_need_not_be_kept_any_more_and_their_sums_stay() {
     const HOUR_MS: i64 = 3_600_000;
     let schema = Schema::new().await;

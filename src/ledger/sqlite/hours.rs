@@ -8,7 +8,7 @@ use super::row::not_text;
 use crate::core::money::PicoUsd;
 use crate::ledger::LedgerError;
 use crate::ledger::query::CallTotals;
-use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, Hours, counts, day_of, totals};
+use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, Hours, MOST_OF_A_DAY, counts, day_of, totals};
 
 /// A call's group, as its columns say it.
 const GROUP: &str = "json_array(namespace, workload, feature, team, process, agent, session, route, backend,
@@ -108,6 +108,11 @@ pub fn sum_a_day(connection: &Connection, over_ms: i64) -> Result<bool, LedgerEr
     let mut next = connection.prepare_cached("SELECT min(hour) FROM usage_hours WHERE hour >= ?1")?;
     let next: Option<i64> = next.query_row([summed_ms(connection)?], |row| row.get(0))?;
     let Some(day) = next.map(day_of).filter(|day| day + DAY_MS <= over_ms) else { return Ok(false) };
+    const ROWS: &str = "SELECT count(*) FROM (SELECT 1 FROM usage_hours WHERE hour >= ?1 AND hour < ?2 LIMIT ?3)";
+    let rows: i64 = connection.prepare_cached(ROWS)?.query_row([day, day + DAY_MS, MOST_OF_A_DAY + 1], |row| row.get(0))?;
+    if rows > MOST_OF_A_DAY {
+        return Ok(false);
+    }
     connection.prepare_cached(&day_summed_up("TRUE"))?.execute([day])?;
     Ok(true)
 }
