@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{MEASURED, Turn};
+use crate::{Began, MEASURED, Turn};
 
 /// About as much as a record of a call weighs.
 const BODY: &str = "{\"feature\":\"chat\",\"team\":\"support\",\"workload\":\"Deployment/bot\",\"route\":\"shop/models\",\"backend\":\"openai\",\
@@ -18,8 +18,8 @@ pub fn sqlite(path: &Path, together: usize) -> Result<Turn> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.execute("CREATE TABLE floor (id INTEGER PRIMARY KEY, body TEXT NOT NULL)", [])?;
-    let (began, mut latencies) = (Instant::now(), Vec::new());
-    while began.elapsed() < MEASURED {
+    let (began, mut latencies) = (Began::now(), Vec::new());
+    while began.at.elapsed() < MEASURED {
         let start = Instant::now();
         let transaction = connection.transaction()?;
         for _ in 0..together {
@@ -28,7 +28,7 @@ pub fn sqlite(path: &Path, together: usize) -> Result<Turn> {
         transaction.commit()?;
         latencies.extend(std::iter::repeat_n(start.elapsed(), together));
     }
-    Turn::of(latencies, began.elapsed())
+    Turn::of(latencies, began)
 }
 
 async fn client(url: &str) -> Result<Client> {
@@ -48,13 +48,13 @@ pub async fn postgres(url: &str, connections: usize, together: usize) -> Result<
     for _ in 0..connections {
         clients.push(client(url).await?);
     }
-    let began = Instant::now();
-    let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(insert(client, together, began))).collect();
+    let began = Began::now();
+    let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(insert(client, together, began.at))).collect();
     let mut latencies = Vec::new();
     for task in tasks {
         latencies.extend(task.await??);
     }
-    Turn::of(latencies, began.elapsed())
+    Turn::of(latencies, began)
 }
 
 async fn insert(client: Client, together: usize, began: Instant) -> Result<Vec<std::time::Duration>> {

@@ -7,7 +7,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod floor;
+mod keys;
+mod months;
 #[path = "../../tests/postgres/server.rs"]
+#[allow(dead_code, reason = "the tests of the adapter use what is left")]
 mod server;
 
 use std::fs::File;
@@ -30,8 +33,9 @@ use spendkeeper::core::usage::Usage;
 use spendkeeper::ledger::{Acquire, Decision, Entry, HolderId, Ledger};
 
 const CALLERS: [usize; 3] = [1, 16, 64];
-const REPETITIONS: usize = 5;
-const MEASURED: Duration = Duration::from_millis(1_000);
+/// Many and short, so that what is compared was measured within a second or two: the disk of a shared machine has moods.
+const REPETITIONS: usize = 15;
+const MEASURED: Duration = Duration::from_millis(300);
 /// SQLite writes whole pages.
 const PAGE: [u8; 4096] = [7; 4096];
 
@@ -56,7 +60,7 @@ enum Operation {
     Report,
 }
 
-/// What is measured, in this order; what follows an engine's `InsertTogether` is compared with it.
+/// What is measured, in this order; leases and reports are compared with both of their engine's inserts.
 const MEASURES: [(Engine, Operation, &str); 9] = [
     (Engine::Disk, Operation::Append, "append"),
     (Engine::Sqlite, Operation::InsertEach, "insert, each alone"),
@@ -69,17 +73,38 @@ const MEASURES: [(Engine, Operation, &str); 9] = [
     (Engine::Postgres, Operation::Report, "report"),
 ];
 
-/// One repetition: operations a second, and how long each took, in order.
+/// One repetition: operations a second, how long each took, in order, and what this process spent on each.
 struct Turn {
     rate: f64,
     latencies: Vec<Duration>,
+    cpu: Duration,
+}
+
+/// The time and this process's CPU time since a repetition began.
+#[derive(Clone, Copy)]
+struct Began {
+    at: Instant,
+    cpu: Duration,
+}
+
+impl Began {
+    fn now() -> Began {
+        Began { at: Instant::now(), cpu: cpu() }
+    }
+}
+
+/// What all threads of this process have used so far; a server is a process of its own.
+fn cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Turn {
-    fn of(mut latencies: Vec<Duration>, took: Duration) -> Result<Turn> {
+    fn of(mut latencies: Vec<Duration>, began: Began) -> Result<Turn> {
+        let (took, cpu) = (began.at.elapsed(), cpu() - began.cpu);
         ensure!(!latencies.is_empty(), "nothing was done within {took:?}");
         latencies.sort_unstable();
-        Ok(Turn { rate: latencies.len() as f64 / took.as_secs_f64(), latencies })
+        Ok(Turn { rate: latencies.len() as f64 / took.as_secs_f64(), cpu: cpu.div_f64(latencies.len() as f64), latencies })
     }
 
     fn percentile(&self, percent: usize) -> f64 {
@@ -92,25 +117,50 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let directory = tempfile::tempdir_in(common::directory()?)?;
     let server = Server::start(directory.path());
+    let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let is_wanted = |engine: Engine| only.is_empty() || only.iter().any(|word| word.eq_ignore_ascii_case(&format!("{engine:?}")));
+    let measures: Vec<_> = MEASURES.into_iter().filter(|(engine, ..)| is_wanted(*engine)).collect();
     println!("{}; {} s a repetition, {REPETITIONS} repetitions", common::machine(), MEASURED.as_secs_f64());
     let mut rows = Vec::new();
     for callers in CALLERS {
-        let mut turns: Vec<Vec<Turn>> = MEASURES.iter().map(|_| Vec::new()).collect();
+        let mut turns: Vec<Vec<Turn>> = measures.iter().map(|_| Vec::new()).collect();
         for repetition in 0..REPETITIONS {
             for (index, turns) in turns.iter_mut().enumerate() {
                 let name = format!("bench_{index}_{callers}_{repetition}");
-                turns.push(runtime.block_on(measure(MEASURES[index], &directory.path().join(&name), &server, &name, callers))?);
+                turns.push(runtime.block_on(measure(measures[index], &directory.path().join(&name), &server, &name, callers))?);
             }
         }
-        for (index, (engine, operation, name)) in MEASURES.into_iter().enumerate() {
-            let is_floor = |(of, operation): (Engine, Operation)| of == engine && operation == Operation::InsertTogether;
-            let floor = MEASURES.iter().position(|(of, operation, _)| is_floor((*of, *operation)));
-            let floor = floor.filter(|_| matches!(operation, Operation::Lease | Operation::Report)).map(|floor| turns[floor].as_slice());
-            rows.push(row(engine, name, callers, &turns[index], floor));
+        for (index, (engine, operation, name)) in measures.iter().copied().enumerate() {
+            let beside = |insert: Operation| {
+                let is_compared = matches!(operation, Operation::Lease | Operation::Report);
+                let floor = measures.iter().position(|(of, operation, _)| (*of, *operation) == (engine, insert));
+                floor.filter(|_| is_compared).map(|floor| turns[floor].as_slice())
+            };
+            let floors = [beside(Operation::InsertEach), beside(Operation::InsertTogether)];
+            rows.push(row(engine, name, callers, &turns[index], floors));
         }
     }
     common::print("The ledger beside bare inserts in the same engine: median [min max]", &rows);
-    common::write("ledger.json", &rows)?;
+    if !rows.is_empty() {
+        common::write("ledger.json", &rows)?;
+    }
+    let is_asked = |word: &str| only.is_empty() || only.iter().any(|asked| asked == word);
+    let place = |name: &str| -> Result<(std::path::PathBuf, String)> {
+        runtime.block_on(floor::execute(&server.url("public"), &format!("CREATE SCHEMA {name}")))?;
+        Ok((directory.path().join(name), server.url(name)))
+    };
+    if is_asked("months") {
+        let (path, url) = place("months")?;
+        let rows = runtime.block_on(months::rows(&path, &url))?;
+        common::print("Queries over months, milliseconds: median [min max]", &rows);
+        common::write("ledger-months.json", &rows)?;
+    }
+    if is_asked("keys") {
+        let (path, url) = place("keys")?;
+        let rows = runtime.block_on(keys::rows(&path, &url))?;
+        common::print("Leases under values of a split limit: median [min max]", &rows);
+        common::write("ledger-keys.json", &rows)?;
+    }
     Ok(())
 }
 
@@ -136,25 +186,28 @@ async fn measure(
     }
 }
 
-/// `floor` are the turns that were measured beside these.
-fn row(engine: Engine, operation: &'static str, callers: usize, turns: &[Turn], floor: Option<&[Turn]>) -> Row {
+/// `floors` are the turns that were measured beside these: inserts each alone, and all together.
+fn row(engine: Engine, operation: &'static str, callers: usize, turns: &[Turn], floors: [Option<&[Turn]>; 2]) -> Row {
     let of = |figure: fn(&Turn) -> f64| Figure::of(turns.iter().map(figure));
-    let ratio = floor.map(|floor| Figure::of(turns.iter().zip(floor).map(|(turn, floor)| turn.rate / floor.rate)));
+    let ratio = |floor: &[Turn]| Figure::of(turns.iter().zip(floor).map(|(turn, floor)| turn.rate / floor.rate));
+    let [each, together] = floors.map(|floor| floor.map(ratio));
     Row::default()
         .label("engine", format!("{engine:?}"))
         .label("operation", operation)
         .label("callers", callers)
         .figure("per_second", of(|turn| turn.rate))
-        .figure("of_floor", ratio)
+        .figure("of_floor", each)
+        .figure("of_a_grouped_insert", together)
         .figure("p50_us", of(|turn| turn.percentile(50)))
         .figure("p99_us", of(|turn| turn.percentile(99)))
+        .figure("cpu_us", of(|turn| turn.cpu.as_secs_f64() * 1e6))
 }
 
 fn append(path: &Path, callers: usize) -> Result<Turn> {
     let mut file = File::create(path)?;
-    let began = Instant::now();
+    let began = Began::now();
     let mut latencies = Vec::new();
-    while began.elapsed() < MEASURED {
+    while began.at.elapsed() < MEASURED {
         let start = Instant::now();
         for _ in 0..callers {
             file.write_all(&PAGE)?;
@@ -162,9 +215,9 @@ fn append(path: &Path, callers: usize) -> Result<Turn> {
         file.sync_data()?;
         latencies.extend(std::iter::repeat_n(start.elapsed(), callers));
     }
-    let took = began.elapsed();
+    let turn = Turn::of(latencies, began);
     std::fs::remove_file(path)?;
-    Turn::of(latencies, took)
+    turn
 }
 
 async fn on_ledger(address: &str, operation: Operation, callers: usize) -> Result<Turn> {
@@ -175,16 +228,16 @@ async fn on_ledger(address: &str, operation: Operation, callers: usize) -> Resul
         caller.acquire(ledger.as_ref()).await?;
         prepared.push(caller);
     }
-    let began = Instant::now();
+    let began = Began::now();
     let tasks: Vec<_> =
-        prepared.into_iter().map(|caller| tokio::spawn(caller.repeat(Arc::clone(&ledger), operation, began + MEASURED))).collect();
+        prepared.into_iter().map(|caller| tokio::spawn(caller.repeat(Arc::clone(&ledger), operation, began.at + MEASURED))).collect();
     let mut latencies = Vec::new();
     for task in tasks {
         latencies.extend(task.await??);
     }
-    let took = began.elapsed();
+    let turn = Turn::of(latencies, began);
     ledger.close().await;
-    Turn::of(latencies, took)
+    turn
 }
 
 /// A sidecar, as the ledger sees it.

@@ -1,6 +1,6 @@
 //! The operator: arguments, wiring, run.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use anyhow::Context as _;
 use clap::Parser;
 use kube::Client;
 use spendkeeper::ledger;
-use spendkeeper::operator::args::{Args, Command, LogFormat, RunArgs};
+use spendkeeper::operator::args::{Args, Command, ExportCallsArgs, LogFormat, RunArgs};
 use spendkeeper::operator::certs::CertificateKeeper;
 use spendkeeper::operator::context::Context;
 use spendkeeper::operator::control::ControlService;
 use spendkeeper::operator::crds;
 use spendkeeper::operator::credentials::Credentials;
 use spendkeeper::operator::departures::Departures;
+use spendkeeper::operator::export_calls::{self, ExportError};
 use spendkeeper::operator::health::{self, Need, Readiness};
 use spendkeeper::operator::index::Index;
 use spendkeeper::operator::kubelet::{self, UsageHistory};
@@ -44,6 +45,7 @@ async fn main() -> ExitCode {
         Command::Run(run) => operate(*run).await,
         Command::InstallCrds => install_crds().await,
         Command::TestCall { model, upstream_listen } => test_call(&model, upstream_listen).await,
+        Command::ExportCalls(args) => export_calls(&args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +74,14 @@ async fn install_crds() -> anyhow::Result<()> {
     Ok(crds::install(client().await?).await?)
 }
 
+async fn export_calls(args: &ExportCallsArgs) -> anyhow::Result<()> {
+    match export_calls::run(args, &mut std::io::BufWriter::new(std::io::stdout())).await {
+        // Whoever reads has seen enough.
+        Err(ExportError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
 async fn test_call(model: &str, upstream: SocketAddr) -> anyhow::Result<()> {
     let cost = test_call::run(model, upstream).await?;
     tracing::info!("one call went through the sidecar to {model} and back, and was charged ${cost}");
@@ -89,7 +99,7 @@ async fn operate(args: RunArgs) -> anyhow::Result<()> {
     let pages = tokio::spawn(async move { axum::serve(health, pages).await });
 
     let mut candidate = Candidate::new(client.clone(), &args.namespace, &args.service, &args.identity());
-    let is_shared = ledger::is_shared(&args.ledger);
+    let is_shared = ledger::is_shared(&args.ledger.ledger);
     if !is_shared {
         tokio::select! {
             _ = candidate.lead(Duration::MAX) => {}
@@ -141,7 +151,7 @@ struct Running {
 
 impl Running {
     async fn start(args: &RunArgs, client: Client, readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> anyhow::Result<Running> {
-        let ledger = ledger::open(&args.ledger, args.ledger_options()).await?;
+        let ledger = ledger::open(&args.ledger.ledger, args.ledger_options()).await?;
         readiness.met(Need::Ledger);
         let mut background = JoinSet::new();
         let mut servers = JoinSet::new();
@@ -184,7 +194,7 @@ impl Running {
         background.spawn(credentials.clone().keep_current());
         background.spawn(follow_cluster(context.clone(), roster.clone(), credentials.clone(), readiness.clone()));
         background.spawn(runaways::keep_looking(context.clone()));
-        if ledger::is_shared(&args.ledger) {
+        if ledger::is_shared(&args.ledger.ledger) {
             background.spawn(replicas::converse(context.clone(), metrics.clone()));
         }
         if args.kubelet_metrics {

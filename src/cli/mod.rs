@@ -1,5 +1,6 @@
 //! `kubectl spend`: the plugin that people use. It reads statuses and writes one annotation; it decides nothing.
 
+mod calls;
 mod decide;
 mod explain;
 mod export;
@@ -72,8 +73,18 @@ enum Command {
     Reject { id: String },
     /// Undo a recommendation that was applied
     Rollback { id: String },
-    /// Print the current period's costs as FOCUS 1.2 CSV
-    Export,
+    /// Print the current period's costs as FOCUS 1.2 CSV, or single calls
+    Export {
+        #[command(subcommand)]
+        what: Option<Exported>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Exported {
+    /// Single calls of all namespaces, from the ledger, as long as it keeps them: runs in the operator's pod, which takes the right to
+    /// create `pods/exec` there
+    Calls(calls::Args),
 }
 
 /// Where a command looks.
@@ -97,6 +108,11 @@ pub enum CliError {
     Expired { id: String, instead: String },
     #[error("{0:?} is not KIND/NAME; kinds are aibudget, modelroute and costallocation")]
     NotAResource(String),
+    #[error("cannot run kubectl, which `kubectl spend export calls` needs: {0}")]
+    NoKubectl(std::io::Error),
+    /// It has said why itself.
+    #[error("kubectl ended with {0}")]
+    Kubectl(std::process::ExitStatus),
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -119,6 +135,9 @@ impl CliError {
 /// # Errors
 /// What the cluster refused, or why it could not be asked.
 pub async fn run(cli: Cli) -> Result<(), CliError> {
+    if let Command::Export { what: Some(Exported::Calls(args)) } = &cli.command {
+        return calls::run(&cli.connection, args).await;
+    }
     let config = cli.connection.config().await?;
     let namespaces = if cli.connection.all_namespaces { Namespaces::All } else { Namespaces::One(config.default_namespace.clone()) };
     let client = Client::try_from(config).map_err(|e| CliError::Connect(e.to_string()))?;
@@ -129,7 +148,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Approve { id } => decide::run(client, &namespaces, &id, Verdict::Approve).await?,
         Command::Reject { id } => decide::run(client, &namespaces, &id, Verdict::Reject).await?,
         Command::Rollback { id } => decide::run(client, &namespaces, &id, Verdict::Rollback).await?,
-        Command::Export => export::run(client, &namespaces).await?,
+        Command::Export { .. } => export::run(client, &namespaces).await?,
     };
     use std::io::Write;
     match std::io::stdout().write_all(output.as_bytes()) {

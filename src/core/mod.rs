@@ -11,6 +11,7 @@ pub mod catalogue;
 pub mod cel;
 pub mod classify;
 pub mod complexity;
+pub mod csv;
 pub mod dimensions;
 pub mod forecast;
 pub mod history;

@@ -13,17 +13,19 @@
 //!                   └──holder gone──▶ open calls charged as reserved, the rest free again
 //! ```
 
-mod columns;
+pub mod calls;
+pub mod columns;
 mod encoded;
+mod known;
 pub mod machine;
 pub mod postgres;
 pub mod query;
 mod queue;
 pub mod sqlite;
-mod usage;
+pub mod usage;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

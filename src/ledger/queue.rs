@@ -14,6 +14,10 @@ const LENGTH: usize = 4_096;
 /// Requests in one transaction at most, so that the first of them does not wait for ever.
 pub const BATCH: usize = 256;
 
+/// How often a writer that served several at once lets others run, so that they can ask again, before it takes who asked meanwhile:
+/// otherwise the first would have a transaction to itself while all others wait for the next.
+pub const GATHERINGS: usize = 4;
+
 /// A request in line.
 #[derive(Debug)]
 pub struct Asked {

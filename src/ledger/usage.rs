@@ -1,7 +1,10 @@
 //! Usage by hour: calls of an hour with the same dimensions, summed when they are booked, so that sums over months read few rows and
 //! single calls need not be kept for ever.
 //!
-//! A query reads whole hours from these sums, and what is left at its two ends from single calls. Both are exact.
+//! A query reads whole hours from these sums, and what is left at its two ends from single calls. Both are exact. Hours of a day that is
+//! over are summed once more, when there is time for it, so that a year is 365 rows of each group and not 8,760: ledger time does not go
+//! back, so that such a day changes only where a call replaces another, and is summed anew then. Days are summed in their order; all
+//! before the end of the last that is there are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +20,12 @@ use crate::core::policy::Tier;
 use crate::core::usage::Usage;
 
 pub const HOUR_MS: i64 = 3_600_000;
+/// Of UTC: a day of sums is no calendar's, and a query that begins elsewhere reads the hours between.
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// A day of more rows than this, hours times groups, is not summed, nor any after it: nobody shall wait for that, and with so many groups,
+/// such as one for each session, days would be hardly fewer rows than hours.
+pub const MOST_OF_A_DAY: i64 = 50_000;
 
 /// What calls have in common that are summed, as text: the columns of a query's group, in their order.
 pub type Group = [String; 16];
@@ -72,21 +81,33 @@ pub fn hours_of_replaced(books: &[Booking]) -> BTreeSet<i64> {
     books.iter().filter_map(call).filter(|(id, ..)| replaced.contains(id)).map(|(_, hour, _)| hour).collect()
 }
 
-/// A stretch of time, as whole hours and what is left of it at its ends. Unix milliseconds; the second of each pair is excluded.
+/// A stretch of time, as whole days, whole hours around them, and what is left of it at its ends. Unix milliseconds; the second of each
+/// pair is excluded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    pub hours: (i64, i64),
+    pub days: (i64, i64),
+    pub hours: [(i64, i64); 2],
     pub ends: [(i64, i64); 2],
 }
 
-/// How to read `from_ms ≤ t < to_ms`.
-pub fn stretch(from_ms: i64, to_ms: i64) -> Stretch {
-    let first = hour_of(from_ms.saturating_add(HOUR_MS - 1));
-    let last = hour_of(to_ms);
-    if first >= last {
-        return Stretch { hours: (first, first), ends: [(from_ms, to_ms), (to_ms, to_ms)] };
-    }
-    Stretch { hours: (first, last), ends: [(from_ms, first), (last, to_ms)] }
+/// How to read `from_ms ≤ t < to_ms`, where days are summed until `summed_ms`, the end of one of them.
+pub fn stretch(from_ms: i64, to_ms: i64, summed_ms: i64) -> Stretch {
+    let (ends, hours) = wholes(from_ms, to_ms, HOUR_MS);
+    let (around, days) = wholes(hours.0, hours.1.min(summed_ms.max(hours.0)), DAY_MS);
+    let rest = (around[1].0, hours.1);
+    Stretch { days, hours: [around[0], rest], ends }
+}
+
+/// What is left at the ends of a stretch, and the whole units of it between.
+fn wholes(from_ms: i64, to_ms: i64, unit_ms: i64) -> ([(i64, i64); 2], (i64, i64)) {
+    let first = from_ms.saturating_add(unit_ms - 1).div_euclid(unit_ms) * unit_ms;
+    let last = to_ms.div_euclid(unit_ms) * unit_ms;
+    if first >= last { ([(from_ms, to_ms), (to_ms, to_ms)], (to_ms, to_ms)) } else { ([(from_ms, first), (last, to_ms)], (first, last)) }
+}
+
+/// The day of hours, which begins the first of them.
+pub fn day_of(at_ms: i64) -> i64 {
+    at_ms.div_euclid(DAY_MS) * DAY_MS
 }
 
 /// Sums of whole hours and of the ends, by group, in the order of the group's columns.
@@ -237,13 +258,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_instant_of_a_stretch_is_in_one_part_of_it(from in -3 * HOUR_MS..3 * HOUR_MS, length in 0..4 * HOUR_MS, at in -4 * HOUR_MS..8 * HOUR_MS) {
-            let to = from + length;
-            let stretch = stretch(from, to);
-            let parts = [stretch.hours, stretch.ends[0], stretch.ends[1]];
+        fn every_instant_of_a_stretch_is_in_one_part_of_it(
+            from in -3 * DAY_MS..3 * DAY_MS, length in 0..4 * DAY_MS, summed in -4..8_i64, at in -4 * DAY_MS..8 * DAY_MS
+        ) {
+            let (to, summed) = (from + length, summed * DAY_MS);
+            let stretch = stretch(from, to, summed);
+            let parts = [&[stretch.days][..], &stretch.hours, &stretch.ends].concat();
             let within = parts.iter().filter(|(first, last)| (*first..*last).contains(&at)).count();
             prop_assert_eq!(within, usize::from((from..to).contains(&at)), "{:?}", stretch);
-            prop_assert_eq!((stretch.hours.0 % HOUR_MS, stretch.hours.1 % HOUR_MS), (0, 0));
+            let whole = |(first, last): (i64, i64), unit: i64| first >= last || (first % unit, last % unit) == (0, 0);
+            prop_assert!(stretch.hours.into_iter().all(|hours| whole(hours, HOUR_MS)), "{:?}", stretch);
+            prop_assert!(whole(stretch.days, DAY_MS) && (stretch.days.0 >= stretch.days.1 || stretch.days.1 <= summed), "{:?}", stretch);
+            let longest = |unit: i64| to - from >= 2 * unit;
+            prop_assert!(!longest(DAY_MS) || summed < to || stretch.days.0 < stretch.days.1, "whole days are read as such: {:?}", stretch);
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::certs;
+use super::export_calls::{Format, Moment};
 use super::webhook::inject::{NetworkSettings, OtlpSettings, SidecarSettings};
 use crate::ledger;
 
@@ -40,6 +41,35 @@ pub enum Command {
         #[arg(long, default_value = "127.0.0.1:18080")]
         upstream_listen: SocketAddr,
     },
+    /// Write the ledger's single calls to standard output, while the operator runs or not.
+    ExportCalls(ExportCallsArgs),
+}
+
+/// Where the ledger is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LedgerArgs {
+    /// The ledger: an SQLite file, whose directory must survive restarts; or `postgres://user:password@host:port/database`, which
+    /// belongs into the environment, where no list of processes shows it.
+    #[arg(long, env = "SPENDKEEPER_LEDGER", hide_env_values = true, default_value = "/var/lib/spendkeeper/ledger.db")]
+    pub ledger: String,
+    /// Certificates (PEM) of the authorities that vouch for the ledger's database; without them, the machine's.
+    #[arg(long, env = "SPENDKEEPER_LEDGER_CA")]
+    pub ledger_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExportCallsArgs {
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
+    /// The first moment: RFC 3339, or a date, which begins in UTC. Calls count by when they ended.
+    #[arg(long, default_value = "1970-01-01")]
+    pub from: Moment,
+    /// The moment after the last.
+    #[arg(long, default_value = "9000-01-01")]
+    pub to: Moment,
+    /// What to write.
+    #[arg(long, default_value = "csv")]
+    pub format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,13 +91,8 @@ pub struct RunArgs {
     /// Name of the operator's Service, and of its Lease.
     #[arg(long, env = "SPENDKEEPER_SERVICE", default_value = "spendkeeper-operator")]
     pub service: String,
-    /// The ledger: an SQLite file, whose directory must survive restarts; or `postgres://user:password@host:port/database`, which
-    /// belongs into the environment, where no list of processes shows it.
-    #[arg(long, env = "SPENDKEEPER_LEDGER", hide_env_values = true, default_value = "/var/lib/spendkeeper/ledger.db")]
-    pub ledger: String,
-    /// Certificates (PEM) of the authorities that vouch for the ledger's database; without them, the machine's.
-    #[arg(long, env = "SPENDKEEPER_LEDGER_CA")]
-    pub ledger_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
     /// How many days the ledger keeps single calls; 0 for ever. Their sums by hour, which reports and statuses are made of, it always keeps.
     #[arg(long, env = "SPENDKEEPER_KEEP_CALLS_DAYS", default_value_t = 35)]
     pub keep_calls_days: u32,
@@ -155,7 +180,7 @@ impl RunArgs {
 
     pub fn ledger_options(&self) -> ledger::Options {
         let keep_calls = (self.keep_calls_days > 0).then(|| Duration::from_hours(24 * u64::from(self.keep_calls_days)));
-        ledger::Options { ca: self.ledger_ca.clone(), keep_calls }
+        ledger::Options { ca: self.ledger.ledger_ca.clone(), keep_calls }
     }
 
     pub fn kubelet_interval(&self) -> Duration {

@@ -12,6 +12,7 @@ pub mod control;
 pub mod crds;
 pub mod credentials;
 pub mod departures;
+pub mod export_calls;
 pub mod health;
 pub mod index;
 pub mod kubelet;

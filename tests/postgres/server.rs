@@ -1,6 +1,9 @@
 //! A PostgreSQL server of its own, from the machine's packages: made in a folder that is gone afterwards, reached by a socket in it, or
 //! by an address in a network namespace.
 
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +22,13 @@ pub struct Server {
     directory: TempDir,
     network: Option<Network>,
     process: Mutex<Option<Child>>,
+    tls: Option<Tls>,
+}
+
+/// What a server shows to who connects by TCP and TLS: PEM, made for `localhost`.
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
 }
 
 /// Where a server can be reached beside its socket, and by whom.
@@ -33,13 +43,22 @@ pub struct Network {
 impl Server {
     /// Makes a database cluster in a new folder of `parent` and serves it.
     pub fn start(parent: &Path) -> Server {
-        Server::start_on(parent, None)
+        Server::make(parent, None, None)
     }
 
     /// The same, reached over a network, too.
     pub fn start_on(parent: &Path, network: Option<Network>) -> Server {
+        Server::make(parent, network, None)
+    }
+
+    /// The same, which with `tls` listens on a port of loopback, too, and there for nobody without TLS.
+    pub fn start_with(parent: &Path, tls: Option<Tls>) -> Server {
+        Server::make(parent, None, tls)
+    }
+
+    fn make(parent: &Path, network: Option<Network>, tls: Option<Tls>) -> Server {
         let directory = tempfile::tempdir_in(parent).expect("a folder for the server");
-        let server = Server { binaries: binaries(), directory, network, process: Mutex::new(None) };
+        let server = Server { binaries: binaries(), directory, network, process: Mutex::new(None), tls };
         if let Some((uid, gid)) = other_user() {
             std::os::unix::fs::chown(server.directory.path(), Some(uid), Some(gid)).expect("the folder is the server's user's");
         }
@@ -52,6 +71,7 @@ impl Server {
             let all = std::fs::read_to_string(&rules).expect("initdb wrote who may connect");
             std::fs::write(&rules, format!("{all}host all all {clients} trust\n")).expect("the server's rules");
         }
+        server.tls.iter().for_each(|tls| server.keep(tls));
         server.start_again();
         server
     }
@@ -59,18 +79,83 @@ impl Server {
     /// Serves what is there, and waits until it answers.
     pub fn start_again(&self) {
         let mut command = self.network.as_ref().map_or_else(|| self.command("postgres"), |network| self.command_in(network));
-        let listen = format!("listen_addresses={}", self.network.as_ref().map_or("", |network| &network.address));
         command.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
-        command.args(["-c", &listen, "-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
+        let listen = match (&self.tls, &self.network) {
+            (Some(_), _) => "listen_addresses=127.0.0.1".to_owned(),
+            (None, network) => format!("listen_addresses={}", network.as_ref().map_or("", |network| &network.address)),
+        };
+        command.args(["-p", &self.port(), "-c", &listen]).args(self.tls.iter().flat_map(|_| ["-c", "ssl=on"]));
+        command.args(["-c", "shared_buffers=32MB", "-c", "max_connections=200", "-c", "log_min_messages=fatal"]);
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("postgres runs");
         let began = Instant::now();
-        let is_ready = || self.command("pg_isready").args(["-q", "-h"]).arg(self.directory.path()).status().is_ok_and(|s| s.success());
+        let is_ready = || {
+            self.command("pg_isready").args(["-q", "-p", &self.port(), "-h"]).arg(self.directory.path()).status().is_ok_and(|s| s.success())
+        };
         while !is_ready() {
             let ended = process.try_wait().expect("the server's state");
             assert!(ended.is_none() && began.elapsed() < READY, "the server does not answer; it ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+    }
+
+    /// Writes down what `tls` is, for the server only, and that nobody gets in by TCP without it.
+    fn keep(&self, tls: &Tls) {
+        let file = |name: &str, text: &str| {
+            let path = self.data().join(name);
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode");
+            if let Some((uid, gid)) = other_user() {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("its owner");
+            }
+        };
+        file("server.crt", &tls.certificate);
+        file("server.key", &tls.key);
+        file("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n");
+        file("port", &free_port().to_string());
+    }
+
+    /// Without TCP the port is only part of a socket's name.
+    fn port(&self) -> String {
+        if self.tls.is_none() { "5432".to_owned() } else { std::fs::read_to_string(self.data().join("port")).expect("a port") }
+    }
+
+    /// The address of its database by TCP.
+    pub fn tcp_url(&self, schema: &str, sslmode: &str) -> String {
+        format!("postgres://postgres@localhost:{}/postgres?sslmode={sslmode}&options=-csearch_path%3D{schema}", self.port())
+    }
+
+    /// All of a schema, as `pg_dump` writes it.
+    pub fn dump(&self, schema: &str) -> Vec<u8> {
+        let mut dump = self.command("pg_dump");
+        dump.args(["--username=postgres", "--port", &self.port(), "--schema", schema, "--host"]).arg(self.directory.path()).arg("postgres");
+        let dumped = dump.output().expect("pg_dump runs");
+        assert!(dumped.status.success(), "pg_dump failed: {}", String::from_utf8_lossy(&dumped.stderr));
+        dumped.stdout
+    }
+
+    /// Carries out a dump.
+    pub fn restore(&self, dump: &[u8]) {
+        let mut psql = self.command("psql");
+        psql.args(["--username=postgres", "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--port", &self.port(), "--host"])
+            .arg(self.directory.path())
+            .arg("postgres");
+        let mut psql = psql.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("psql runs");
+        psql.stdin.take().expect("its input").write_all(dump).expect("taken");
+        assert!(psql.wait().expect("it ends").success(), "psql failed");
+    }
+
+    /// Stops every process of the server where it stands, as a machine that hangs would; `false` lets them go on.
+    pub fn hang(&self, hangs: bool) {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let postmaster = process.as_ref().expect("it runs").id();
+        let signal = if hangs { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        // The postmaster first, so that it makes no more of them.
+        for pid in [postmaster].into_iter().chain(children(postmaster)) {
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+            // One that has ended meanwhile hangs as well.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
     }
 
     /// Ends it at once, as a crash would: what was committed is in its log only.
@@ -86,7 +171,7 @@ impl Server {
     /// The address of its database; tables are in `schema`.
     pub fn url(&self, schema: &str) -> String {
         let host = self.directory.path().display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{host}/postgres?options=-csearch_path%3D{schema}")
+        format!("postgres://postgres@{host}:{}/postgres?options=-csearch_path%3D{schema}", self.port())
     }
 
     /// The server, in a network namespace, which only root may enter.
@@ -118,6 +203,21 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.crash();
     }
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name in brackets: the state, then the parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).filter(|pid| parent(pid) == Some(of)).collect()
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("an address").port()
 }
 
 /// The server refuses to run as root: then it runs as `postgres`, or as nobody.

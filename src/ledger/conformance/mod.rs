@@ -39,6 +39,7 @@ macro_rules! keeps_promises {
             each_value_of_a_split_limit_stands_alone,
             what_is_reported_again_is_known_to_be_old,
             limits_that_only_warn_are_charged_without_a_lease,
+            accounts_that_nobody_needs_are_forgotten_and_no_others,
             calls_add_up_exactly_by_their_dimensions,
             sums_over_any_stretch_are_those_of_its_calls,
             every_history_agrees_with_the_model_and_nothing_is_overspent);

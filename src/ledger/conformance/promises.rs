@@ -225,6 +225,46 @@ pub async fn limits_that_only_warn_are_charged_without_a_lease<H: Home>() {
     assert_eq!(bench.balance(&terms).await.left(), -15);
 }
 
+pub async fn accounts_that_nobody_needs_are_forgotten_and_no_others<H: Home>() {
+    const DAY_MS: i64 = 86_400_000;
+    let bench = Bench::<H>::new().await;
+    let today = |value: &str| limit(&format!("shop/b/l={value}"), 100);
+    let forever = LimitTerms { span: Span::Fixed { start_ms: 0, end_ms: i64::MAX }, ..today("forever") };
+    let rolling = LimitTerms { span: Span::Rolling { length_ms: 7 * DAY_MS, bucket_ms: DAY_MS }, ..today("rolling") };
+    let spend = async |ledger: &dyn Ledger, call: &str, terms: &LimitTerms, now_ms| {
+        let entry = Entry::Settled { record: record(call, 7, CallOutcome::Completed), lease: None, unleased: vec![terms.clone()] };
+        ledger.report(&holder("pod"), vec![entry], now_ms).await.expect("reported");
+    };
+    for terms in [&today("spent"), &forever, &rolling] {
+        spend(bench.ledger.as_ref(), &terms.key.0, terms, 1_000).await;
+    }
+    bench.granted(acquire("held", 1, &[today("held")], 10, 10)).await;
+    bench.granted(acquire("open", 1, &[today("open")], 10, 10)).await;
+    bench.report(vec![opened("c", "open", 10)]).await;
+    bench.ledger.close().await;
+    // A writer looks for what it may forget after the first that it does.
+    for (now_ms, kept) in [
+        (DAY_MS + 1, &["forever", "held", "open", "rolling", "spent"][..]),
+        (3 * DAY_MS, &["forever", "held", "open", "rolling"]),
+        (9 * DAY_MS, &["forever", "held", "open", "rolling"]),
+        (9 * DAY_MS + 2, &["forever", "held", "open"]),
+    ] {
+        let ledger = bench.home.open().await;
+        ledger.report(&holder("pod"), vec![], now_ms).await.expect("reported");
+        ledger.close().await;
+        let ledger = bench.home.open().await;
+        let balances = ledger.balances(&[limit("shop/b/l", 100)], now_ms).await.expect("balances");
+        assert_eq!(balances.iter().filter_map(|b| b.key.split()).collect::<Vec<_>>(), kept, "at {now_ms}");
+    }
+    let ledger = bench.home.open().await;
+    let left = async |terms: &LimitTerms| ledger.balances(std::slice::from_ref(terms), 9 * DAY_MS).await.expect("balances")[0].left();
+    assert_eq!((left(&forever).await, left(&today("held")).await, left(&today("open")).await), (93, 90, 90));
+    // What is said late of a window that is forgotten is taken, and forgotten again.
+    spend(ledger.as_ref(), "late", &today("spent"), 9 * DAY_MS + 2).await;
+    ledger.report(&holder("pod"), vec![settled("c", "open", 4)], 9 * DAY_MS + 2).await.expect("reported");
+    assert_eq!(left(&today("open")).await, 90, "6 are held, 4 spent");
+}
+
 pub async fn calls_add_up_exactly_by_their_dimensions<H: Home>() {
     let bench = Bench::<H>::new().await;
     let cost = 9_000_000_000_000_123_457;
@@ -240,13 +280,14 @@ pub async fn calls_add_up_exactly_by_their_dimensions<H: Home>() {
     assert_eq!((totals[0].calls, totals[0].cost, totals[0].usage.total()), (3, PicoUsd(cost * 3), 45));
 }
 
-/// Calls at any time of six hours: some end, some are given up for lost, and of those the end of some becomes known later.
+/// Calls at any time of four days: some end, some are given up for lost, and of those the end of some becomes known later. Days that are
+/// over are summed between, while ledgers are opened again.
 pub async fn sums_over_any_stretch_are_those_of_its_calls<H: Home>() {
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;
-    const SPAN_MS: i64 = 6 * usage::HOUR_MS;
+    const SPAN_MS: i64 = 4 * usage::DAY_MS;
 
-    let bench = Bench::<H>::new().await;
+    let mut bench = Bench::<H>::new().await;
     let mut runner = proptest::test_runner::TestRunner::default();
     let calls = proptest::collection::vec((0..SPAN_MS, 0..4_u8, 0..3_u8, 0..SPAN_MS), 60..61);
     let (mut events, mut expected) = (Vec::new(), Vec::new());
@@ -268,7 +309,12 @@ pub async fn sums_over_any_stretch_are_those_of_its_calls<H: Home>() {
         expected.push(if was_ended { (ended, ended_ms) } else { (lost, at_ms) });
     }
     events.sort_by_key(|(at_ms, step, n, _)| (*at_ms, *step, *n));
-    for (at_ms, step, n, record) in events {
+    for (index, (at_ms, step, n, record)) in events.into_iter().enumerate() {
+        // A writer looks for a day that is over after the first that it does.
+        if index % 6 == 0 {
+            bench.ledger.close().await;
+            bench.ledger = bench.home.open().await;
+        }
         let pod = holder(&format!("pod-{n}"));
         let terms = vec![limit("shop/b/l", 1)];
         if step == 0 {

@@ -7,6 +7,7 @@
 //!
 //! A request that is rejected leaves the rows as they were, so that one of a batch fails alone.
 
+pub mod forget;
 pub mod gone;
 pub mod grant;
 pub mod report;

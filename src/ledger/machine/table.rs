@@ -90,6 +90,13 @@ impl<K: Ord + Clone, V> Table<K, V> {
         })
     }
 
+    /// The rows as they are stored once the changes are; `None` for those that are gone.
+    pub fn stored(self) -> impl Iterator<Item = (K, Option<V>)> {
+        let Table { rows, touched } = self;
+        let gone: Vec<K> = touched.into_keys().filter(|key| !rows.contains_key(key)).collect();
+        rows.into_iter().map(|(key, row)| (key, Some(row))).chain(gone.into_iter().map(|key| (key, None)))
+    }
+
     /// Everything is stored as it is here.
     pub fn saved(&mut self) {
         self.touched.clear();
@@ -116,6 +123,8 @@ mod tests {
         table.load("deleted", 9);
         let changes: Vec<_> = table.changes().collect();
         assert_eq!(changes, [(&"changed", Change::Changed(&3)), (&"deleted", Change::Deleted), (&"new", Change::New(&3))]);
+        let stored: Vec<_> = table.clone().stored().collect();
+        assert_eq!(stored, [("changed", Some(3)), ("kept", Some(1)), ("new", Some(3)), ("came and went", None), ("deleted", None)]);
         table.saved();
         assert_eq!(table.changes().count(), 0);
     }

@@ -1,6 +1,6 @@
 //! Random requests to the machine, hostile ones among them, and what must hold after each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -10,6 +10,7 @@ use crate::core::call::{CallId, CallOutcome};
 use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::ledger::conformance::{DAY, holder, record};
+use crate::ledger::known::Known;
 
 const ROLLING: Span = Span::Rolling { length_ms: 60, bucket_ms: 10 };
 
@@ -70,31 +71,41 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// The rows that `requests` are said to touch, of all that there are.
-fn touched(all: &Rows, requests: &[Request]) -> Rows {
+/// The rows that `requests` are said to touch, of all that there are: those that are known, and the rest read.
+fn touched(all: &Rows, requests: &[Request], known: &Known, opened_is_new: bool) -> Rows {
     let mut rows = Rows { seen_ms: all.seen_ms, ..Rows::default() };
-    let touched = touch::Touched::by(requests);
+    let to_read = known.fill(&mut rows, &touch::Touched::by(requests), opened_is_new);
     for (id, lease) in all.leases.iter() {
-        if touched.leases.contains(id) || touched.holders.contains(&lease.holder) {
+        if to_read.leases.contains(&id) || to_read.holders.contains(&&lease.holder) {
             rows.leases.load(id.clone(), lease.clone());
         }
     }
     for (id, call) in all.open.iter() {
-        let asked = |lease: &LeaseId| touched.asked.contains(lease) && !all.leases.contains(lease);
-        if touched.calls.contains(id) || touched.holders.contains(&call.holder) || call.lease.as_ref().is_some_and(asked) {
+        let is_asked = call.lease.as_ref().is_some_and(|lease| to_read.asked.contains(&lease));
+        if to_read.calls.contains(&id) || to_read.holders.contains(&&call.holder) || is_asked {
             rows.open.load(id.clone(), call.clone());
         }
     }
-    for id in touch::leases_of_open_calls(&rows) {
+    for id in known.leases_of_open_calls(&mut rows) {
         all.leases.get(&id).into_iter().for_each(|lease| rows.leases.load(id.clone(), lease.clone()));
     }
-    all.ended.iter().filter(|(id, _)| touched.calls.contains(id)).for_each(|(id, ended)| rows.ended.load(id.clone(), ended.clone()));
-    all.outcomes.iter().filter(|(id, ())| touched.outcomes.contains(id.as_str())).for_each(|(id, ())| rows.outcomes.load(id.clone(), ()));
-    for range in touch::accounts(&rows, requests) {
+    all.ended.iter().filter(|(id, _)| to_read.calls.contains(id)).for_each(|(id, ended)| rows.ended.load(id.clone(), ended.clone()));
+    all.outcomes.iter().filter(|(id, ())| to_read.outcomes.contains(&id.as_str())).for_each(|(id, ())| rows.outcomes.load(id.clone(), ()));
+    let wanted = touch::accounts(&rows, requests);
+    for range in known.accounts(&mut rows, wanted) {
         let key = |bucket| AccountKey { limit: range.limit.clone(), bucket };
         all.accounts.range(key(range.from), key(range.to)).for_each(|(key, account)| rows.accounts.load(key.clone(), *account));
     }
     rows
+}
+
+/// Whether a store refuses these changes: a call would be open and recorded, or either twice.
+fn is_refused(all: &Rows, batch: &Rows) -> bool {
+    let is_new = |change: &Change<'_, OpenCall>| matches!(change, Change::New(_));
+    let opens = batch.open.changes().filter(|(_, change)| is_new(change)).any(|(id, _)| all.open.contains(id) || all.ended.contains(id));
+    let recorded = batch.ended.changes().filter(|(_, change)| matches!(change, Change::New(_)));
+    let closes = |call: &CallId| batch.open.changes().any(|(id, change)| id == call && change == Change::Deleted);
+    opens || recorded.into_iter().any(|(id, _)| all.ended.contains(id) || (all.open.contains(id) && !closes(id)))
 }
 
 fn apply_all(rows: &mut Rows, requests: &[Request]) -> (Vec<Result<Answer, Rejected>>, Vec<Booking>) {
@@ -185,10 +196,35 @@ proptest! {
         for batch in batches {
             let one_by_one = apply_all(&mut all, &batch);
             all.saved();
-            let mut rows = touched(&stored, &batch);
+            let mut rows = touched(&stored, &batch, &Known::default(), false);
             prop_assert_eq!(&one_by_one, &apply_all(&mut rows, &batch));
             store(&mut stored, &rows);
             prop_assert_eq!(&all, &stored);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_knows_its_rows_does_what_one_does_that_reads_them(
+        batches in proptest::collection::vec((proptest::collection::vec(request(), 1..6), 0..6_u8), 1..12)
+    ) {
+        let (mut all, mut stored, mut known) = (Rows::default(), Rows::default(), Known::default());
+        for (batch, forgets) in batches {
+            let one_by_one = apply_all(&mut all, &batch);
+            all.saved();
+            let mut rows = touched(&stored, &batch, &known, true);
+            let mut answers = apply_all(&mut rows, &batch);
+            if is_refused(&stored, &rows) {
+                known.forget();
+                rows = touched(&stored, &batch, &known, false);
+                answers = apply_all(&mut rows, &batch);
+            }
+            prop_assert_eq!(&one_by_one, &answers);
+            store(&mut stored, &rows);
+            prop_assert_eq!(&all, &stored);
+            known.learn(rows);
+            if forgets == 0 {
+                known.forget();
+            }
         }
     }
 
@@ -206,6 +242,118 @@ proptest! {
                 if record.outcome == CallOutcome::Unknown && !was_unknown { &mut unknown } else { &mut known }.insert(record.id.clone());
             }
         }
+    }
+}
+
+/// The accounts of a store, and until when each is needed.
+type Ends = BTreeMap<AccountKey, i64>;
+
+/// Forgets what may be forgotten.
+fn forget_accounts(all: &mut Rows, ends: &mut Ends) {
+    let is_over = |key: &AccountKey, account: &Account| forget::may_be_forgotten(account, ends[key], all.seen_ms);
+    let over: Vec<AccountKey> = all.accounts.iter().filter(|(key, account)| is_over(key, account)).map(|(key, _)| key.clone()).collect();
+    for key in over {
+        all.accounts.remove(&key);
+        ends.remove(&key);
+    }
+    all.saved();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn forgetting_accounts_changes_no_answer_and_no_window_that_has_not_ended(
+        days in proptest::collection::vec((proptest::collection::vec((request(), 0..40_000_000_i64), 1..6), 0..3_i64), 1..12)
+    ) {
+        let (mut all, mut stored, mut ends, mut now_ms) = (Rows::default(), Rows::default(), Ends::new(), 0);
+        for (requests, pause) in days {
+            for (mut request, later_ms) in requests {
+                now_ms += later_ms;
+                on_day_of(&mut request, now_ms);
+                let batch = [request];
+                let one_by_one = apply_all(&mut all, &batch);
+                all.saved();
+                let mut rows = touched(&stored, &batch, &Known::default(), false);
+                prop_assert_eq!(&one_by_one, &apply_all(&mut rows, &batch));
+                let needed = forget::Needed::by(&rows, &batch);
+                for (key, change) in rows.accounts.changes() {
+                    if matches!(change, Change::New(_)) {
+                        ends.insert(key.clone(), needed.until_ms(key));
+                    }
+                }
+                store(&mut stored, &rows);
+            }
+            now_ms += pause * DAY_MS;
+            forget_accounts(&mut stored, &mut ends);
+            assert_adds_up(&stored);
+            for (key, span) in [("a/b/day", day_of(now_ms)), ("a/b/tokens", day_of(now_ms)), ("a/c/rolling", ROLLING)] {
+                let key = LimitKey(key.into());
+                prop_assert_eq!(all.standing(&key, span, now_ms), stored.standing(&key, span, now_ms), "{:?}", key);
+            }
+        }
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+fn day_of(now_ms: i64) -> Span {
+    let start_ms = now_ms.div_euclid(DAY_MS) * DAY_MS;
+    Span::Fixed { start_ms, end_ms: start_ms + DAY_MS }
+}
+
+/// A request that is made at `now_ms`, with limits as they stand then.
+fn on_day_of(request: &mut Request, now_ms: i64) {
+    let on_day = |terms: &mut Vec<LimitTerms>| {
+        terms.iter_mut().filter(|terms| matches!(terms.span, Span::Fixed { .. })).for_each(|terms| terms.span = day_of(now_ms));
+    };
+    match request {
+        Request::Acquire(acquire) => {
+            acquire.now_ms = now_ms;
+            on_day(&mut acquire.limits);
+        }
+        Request::Report { entries, now_ms: at_ms, .. } => {
+            *at_ms = now_ms;
+            for entry in entries {
+                if let Entry::Opened { unleased, .. } | Entry::Settled { unleased, .. } = entry {
+                    on_day(unleased);
+                }
+            }
+        }
+        Request::HolderGone { now_ms: at_ms, .. } => *at_ms = now_ms,
+    }
+}
+
+#[test]
+fn an_account_is_needed_while_its_window_lasts_and_forgotten_a_day_later_when_nothing_is_held() {
+    let bucket = |bucket| AccountKey { limit: LimitKey("a/b/l".into()), bucket };
+    let of = |span| {
+        let terms = LimitTerms { key: LimitKey("a/b/l".into()), unit: Unit::Usd, limit: 1, span };
+        let entry = Entry::Settled { record: record("c", 1, CallOutcome::Completed), lease: None, unleased: vec![terms] };
+        let request = Request::Report { holder: holder("pod"), entries: vec![entry], now_ms: 5 };
+        forget::Needed::by(&Rows { seen_ms: 5, ..Rows::default() }, &[request])
+    };
+    let forever = Span::Fixed { start_ms: 0, end_ms: i64::MAX };
+    for (span, start, until_ms) in [
+        (DAY, 0, 86_400_000),
+        (forever, 0, i64::MAX),
+        (ROLLING, 20, 20 + 60 + 10),
+        (ROLLING, AccountKey::ROLLING, 5 + 60 + 10),
+        // Of another window than any that is spoken of.
+        (DAY, 7, 5),
+    ] {
+        assert_eq!(of(span).until_ms(&bucket(start)), until_ms, "{span:?} {start}");
+    }
+    let (free, held) = (Account { settled: 9, ..Account::default() }, Account { outstanding: 1, ..Account::default() });
+    let open = Account { reserved: 1, ..Account::default() };
+    for (account, until_ms, now_ms, expected) in [
+        (free, 10, 10 + forget::KEEP_MS, false),
+        (free, 10, 11 + forget::KEEP_MS, true),
+        (held, 10, 11 + forget::KEEP_MS, false),
+        (open, 10, 11 + forget::KEEP_MS, false),
+        (free, i64::MAX, i64::MAX, false),
+    ] {
+        assert_eq!(forget::may_be_forgotten(&account, until_ms, now_ms), expected, "{account:?} until {until_ms} at {now_ms}");
     }
 }
 

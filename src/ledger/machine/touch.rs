@@ -20,6 +20,8 @@ pub struct Touched<'a> {
     pub asked: BTreeSet<&'a LeaseId>,
     /// Whether open, and whether recorded.
     pub calls: BTreeSet<&'a CallId>,
+    /// Those of them that a request says were opened.
+    pub opened: BTreeSet<&'a CallId>,
     pub outcomes: BTreeSet<&'a str>,
     /// All of these holders' leases and open calls.
     pub holders: BTreeSet<&'a HolderId>,
@@ -56,6 +58,7 @@ impl<'a> Touched<'a> {
         match entry {
             Entry::Opened { call, .. } => {
                 self.calls.insert(call);
+                self.opened.insert(call);
             }
             Entry::Settled { record, .. } => {
                 self.calls.insert(&record.id);

@@ -21,6 +21,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// go of what that client had locked.
 const SESSION: &str = "
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit', true) = 'off';
+    SET default_transaction_isolation = 'read committed';
     SET statement_timeout = '4s';
     SET idle_in_transaction_session_timeout = '4s'";
 
@@ -152,6 +153,8 @@ impl From<tokio_postgres::Error> for Failure {
             &SqlState::T_R_SERIALIZATION_FAILURE
             | &SqlState::T_R_DEADLOCK_DETECTED
             | &SqlState::UNIQUE_VIOLATION
+            // What the ledger's statements make of a row that should be there, or should not.
+            | &SqlState::DIVISION_BY_ZERO
             | &SqlState::DUPLICATE_TABLE
             // A table's type: two replicas make the first one at once.
             | &SqlState::DUPLICATE_OBJECT

@@ -1,4 +1,4 @@
-//! Usage by hour ([`crate::ledger::usage`]), and the end of single calls.
+//! Usage by hour and by day ([`crate::ledger::usage`]), and the end of single calls.
 
 use tokio_postgres::Client;
 
@@ -6,34 +6,85 @@ use super::connect::Failure;
 use crate::core::money::PicoUsd;
 use crate::ledger::encoded::integer;
 use crate::ledger::query::CallTotals;
-use crate::ledger::usage::{COUNTS, HOUR_MS, totals};
+use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, MOST_OF_A_DAY, day_of, totals};
 
 /// A call's group, as its columns say it.
 const GROUP: &str = "json_build_array(namespace, workload, feature, team, process, agent, session, route, backend,
     CASE shared WHEN 0 THEN '0' ELSE '1' END, requested_model, model, requested_tier, tier, needed_tier, outcome)::text";
 
-/// The table, and the sums of the calls that there are.
+/// The table of hours, and the sums of the calls that there are.
 pub fn schema() -> String {
+    format!("{}; {}", table("usage_hours", "hour"), summed_up("calls"))
+}
+
+/// The table of days. What is over is summed bit by bit.
+pub fn schema_of_days() -> String {
+    table("usage_days", "day")
+}
+
+fn table(name: &str, start: &str) -> String {
     let columns: Vec<String> = COUNTS.iter().map(|name| format!("{name} bigint NOT NULL")).collect();
     format!(
-        "CREATE TABLE usage_hours (hour bigint NOT NULL, dimensions text NOT NULL, {}, cost numeric NOT NULL,
-           first_ms bigint NOT NULL, last_ms bigint NOT NULL, PRIMARY KEY (hour, dimensions));
-         {}",
-        columns.join(", "),
-        summed_up("true")
+        "CREATE TABLE {name} ({start} bigint NOT NULL, dimensions text NOT NULL, {}, cost numeric NOT NULL,
+           first_ms bigint NOT NULL, last_ms bigint NOT NULL, PRIMARY KEY ({start}, dimensions))",
+        columns.join(", ")
     )
 }
 
-/// Sums the calls that `condition` holds for.
-pub fn summed_up(condition: &str) -> String {
+/// Sums the calls of `source`.
+fn summed_up(source: &str) -> String {
     let sums: Vec<String> = COUNTS[1..].iter().map(|name| format!("sum({name})::bigint")).collect();
     let columns = COUNTS.join(", ");
     format!(
         "INSERT INTO usage_hours (hour, dimensions, {columns}, cost, first_ms, last_ms)
          SELECT at_ms - at_ms % {HOUR_MS}, {GROUP}, count(*), {}, sum(cost), min(at_ms), max(at_ms)
-         FROM calls WHERE {condition} GROUP BY 1, 2",
+         FROM {source} GROUP BY 1, 2",
         sums.join(", ")
     )
+}
+
+/// Sums the hours that begin at those of an array anew, from their calls.
+pub fn sum_hours() -> String {
+    summed_up(&format!("unnest($1::bigint[]) AS w (start) JOIN calls ON at_ms >= w.start AND at_ms < w.start + {HOUR_MS}"))
+}
+
+/// Sums the days that begin at those of an array, from their hours, if `condition` holds.
+pub fn sum_days(condition: &str) -> String {
+    let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name})::bigint")).collect();
+    let columns = COUNTS.join(", ");
+    format!(
+        "INSERT INTO usage_days (day, dimensions, {columns}, cost, first_ms, last_ms)
+         SELECT w.start, dimensions, {}, sum(cost), min(first_ms), max(last_ms)
+         FROM unnest($1::bigint[]) AS w (start) JOIN usage_hours ON hour >= w.start AND hour < w.start + {DAY_MS}
+         WHERE {condition} GROUP BY 1, 2",
+        sums.join(", ")
+    )
+}
+
+/// The end of the last day that is summed.
+///
+/// # Errors
+/// When the database does not say.
+pub async fn summed_ms(client: &Client) -> Result<i64, Failure> {
+    let last: Option<i64> = client.query_one("SELECT max(day) FROM usage_days", &[]).await?.try_get(0)?;
+    Ok(last.map_or(i64::MIN, |day| day + DAY_MS))
+}
+
+/// Sums the first day that is not, if it was over before `over_ms`; whether there was one. In a transaction in which nobody else writes.
+///
+/// # Errors
+/// When the database does not do so.
+pub async fn sum_a_day(client: &Client, over_ms: i64) -> Result<bool, Failure> {
+    let summed_ms = summed_ms(client).await?;
+    let next: Option<i64> = client.query_one("SELECT min(hour) FROM usage_hours WHERE hour >= $1", &[&summed_ms]).await?.try_get(0)?;
+    let Some(day) = next.map(day_of).filter(|day| day + DAY_MS <= over_ms) else { return Ok(false) };
+    const ROWS: &str = "SELECT count(*) FROM (SELECT 1 FROM usage_hours WHERE hour >= $1 AND hour < $2 LIMIT $3) AS hours";
+    let rows: i64 = client.query_one(ROWS, &[&day, &(day + DAY_MS), &(MOST_OF_A_DAY + 1)]).await?.try_get(0)?;
+    if rows > MOST_OF_A_DAY {
+        return Ok(false);
+    }
+    client.execute(&sum_days("true"), &[&vec![day]]).await?;
+    Ok(true)
 }
 
 /// Adds what a batch booked: hours, groups, costs, each count, first and last times, as one array each.
@@ -55,12 +106,28 @@ pub fn add() -> String {
 }
 
 /// Sums of whole hours, from the first on until before the last.
-pub async fn read(client: &Client, (first, last): (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
+///
+/// # Errors
+/// When the database does not say, or holds what is none.
+pub async fn read(client: &Client, hours: (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
+    read_from(client, "usage_hours WHERE hour >= $1 AND hour < $2", hours).await
+}
+
+/// The same of whole days.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_days(client: &Client, days: (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
+    read_from(client, "usage_days WHERE day >= $1 AND day < $2", days).await
+}
+
+async fn read_from(client: &Client, source: &str, (first, last): (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
+    if first >= last {
+        return Ok(Vec::new());
+    }
     let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name})::bigint")).collect();
-    let sql = format!(
-        "SELECT dimensions, sum(cost)::text, min(first_ms), max(last_ms), {} FROM usage_hours WHERE hour >= $1 AND hour < $2 GROUP BY dimensions",
-        sums.join(", ")
-    );
+    let sql =
+        format!("SELECT dimensions, sum(cost)::text, min(first_ms), max(last_ms), {} FROM {source} GROUP BY dimensions", sums.join(", "));
     let mut found = Vec::new();
     for row in &client.query(&sql, &[&first, &last]).await? {
         let mut counts = [0; COUNTS.len()];

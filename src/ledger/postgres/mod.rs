@@ -10,12 +10,14 @@ mod notes;
 mod read;
 mod save;
 mod schema;
+mod session;
 mod statements;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +31,8 @@ use super::query::{CallQuery, CallTotals, LimitBalance, OutcomeCount};
 use super::queue::Queue;
 use super::{Acquire, Decision, Entry, HolderId, Ledger, LedgerError, Note, Options, Reconciled};
 use crate::core::limit::LimitTerms;
-use connect::{Database, Failure, LONG};
+pub use connect::LONG;
+use connect::{Database, Failure};
 use writer::Writer;
 
 /// Replicas that start at once may meet on the schema.
@@ -99,8 +102,21 @@ impl Connection {
     }
 }
 
+/// A connection on which nothing can be written.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn connect_to_read(url: &str, ca: Option<&Path>) -> Result<Client, LedgerError> {
+    let read_only = async |client: Client| {
+        client.batch_execute("SET default_transaction_read_only = on").await?;
+        Ok(client)
+    };
+    let client = Database::parse(url, ca)?.connect_for_long().await?;
+    in_time(read_only(client)).await
+}
+
 /// A query that ends in time, one way or the other.
-async fn in_time<T>(query: impl Future<Output = Result<T, Failure>>) -> Result<T, LedgerError> {
+pub async fn in_time<T>(query: impl Future<Output = Result<T, Failure>>) -> Result<T, LedgerError> {
     match timeout(LONG, query).await {
         Ok(read) => read.map_err(LedgerError::from),
         Err(_) => Err(LedgerError::Unreachable("the database did not answer in time".to_owned())),

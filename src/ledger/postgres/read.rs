@@ -54,13 +54,23 @@ async fn balance(client: &Client, terms: &LimitTerms, key: LimitKey, now_ms: i64
 }
 
 pub async fn totals(client: &Client, query: &CallQuery) -> Result<Vec<CallTotals>, Failure> {
-    let stretch = usage::stretch(query.from_ms, query.to_ms);
-    let mut sums = hours::read(client, stretch.hours).await?;
-    for (from_ms, to_ms) in stretch.ends {
-        sums.extend(totals_of_calls(client, from_ms, to_ms).await?);
+    let mut summed_ms = hours::summed_ms(client).await?;
+    loop {
+        let stretch = usage::stretch(query.from_ms, query.to_ms, summed_ms);
+        let mut sums = hours::read_days(client, stretch.days).await?;
+        for hours in stretch.hours {
+            sums.extend(hours::read(client, hours).await?);
+        }
+        for (from_ms, to_ms) in stretch.ends {
+            sums.extend(totals_of_calls(client, from_ms, to_ms).await?);
+        }
+        // A day that was summed meanwhile, or is to be summed anew, must not be missing nor counted with its hours.
+        let before_ms = std::mem::replace(&mut summed_ms, hours::summed_ms(client).await?);
+        if summed_ms == before_ms {
+            sums.retain(|totals| query.route.as_ref().is_none_or(|route| *route == totals.route));
+            return Ok(usage::together(sums));
+        }
     }
-    sums.retain(|totals| query.route.as_ref().is_none_or(|route| *route == totals.route));
-    Ok(usage::together(sums))
 }
 
 /// The same, from single calls.

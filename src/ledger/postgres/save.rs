@@ -1,16 +1,18 @@
 //! Writes what a batch of requests changed, and commits: one round trip, each row once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use super::connect::Failure;
+use super::session::Session;
 use super::statements::Statements;
 use crate::core::amount::Amount;
 use crate::core::call::CallId;
 use crate::ledger::columns::{NUMBERS, TEXTS, dimensions, numbers, texts};
 use crate::ledger::encoded::encode;
+use crate::ledger::machine::forget::Needed;
 use crate::ledger::machine::{Account, Booking, Change, Ended, Rows};
 use crate::ledger::usage;
 
@@ -31,20 +33,31 @@ struct Writes {
     hours: Columns,
 }
 
-/// Writes all of it and ends the transaction. `tick` is the clock, when it is time to write it down; leases that were empty
-/// before `forget_ms` are dropped.
+/// Writes all of it and ends the transaction, which begins here unless it `is_begun`. `tick` is the clock, when it is time to write it
+/// down; leases that were empty before `forget_ms` are dropped.
 pub async fn all(
-    client: &Client,
-    statements: &Statements,
+    session: &Session,
+    is_begun: bool,
     rows: &Rows,
+    needed: &Needed,
     books: &[Booking],
     tick: Option<i64>,
     forget_ms: Option<i64>,
 ) -> Result<(), Failure> {
-    let writes = Writes::of(rows, books)?;
-    let anew = hours_to_sum_anew(client, statements, books).await?;
+    let Session { client, statements, .. } = session;
+    let writes = Writes::of(rows, needed, books)?;
+    if session.is_alone
+        && !is_begun
+        && (tick, forget_ms) == (None, None)
+        && let Some((statement, parts)) = writes.at_once(statements)
+    {
+        return Writes::send_at_once(session, statement, parts).await;
+    }
+    // A call that is replaced was read, so that the transaction has begun.
+    let (anew_hours, anew_days) = to_sum_anew(client, statements, books).await?;
     // In this order; should one fail, the server makes the commit a roll-back, and the failure is what is returned.
     futures::try_join!(
+        async { if is_begun { Ok(None) } else { session.begin().await } },
         writes.new_leases.send(client, &statements.new_leases),
         writes.changed_leases.send(client, &statements.changed_leases),
         writes.new_open_calls.send(client, &statements.new_open_calls),
@@ -55,11 +68,13 @@ pub async fn all(
         writes.new_accounts.send(client, &statements.new_accounts),
         writes.changed_accounts.send(client, &statements.changed_accounts),
         writes.replaced_calls.send(client, &statements.replaced_calls),
-        writes.new_calls.send(client, &statements.new_calls),
+        writes.send_new_calls(client, &statements.new_calls),
         writes.new_outcomes.send(client, &statements.new_outcomes),
         writes.hours.send(client, &statements.add_hours),
-        anew.send(client, &statements.delete_hours),
-        anew.send(client, &statements.sum_hours),
+        anew_hours.send(client, &statements.delete_hours),
+        anew_hours.send(client, &statements.sum_hours),
+        anew_days.send(client, &statements.delete_days),
+        anew_days.send(client, &statements.sum_days),
         at(client, &statements.forget, forget_ms),
         at(client, &statements.tick, tick),
         async { Ok(client.batch_execute("COMMIT").await?) },
@@ -128,21 +143,80 @@ impl Columns {
         if self.0.is_empty() {
             return Ok(());
         }
-        let arrays: Vec<&(dyn ToSql + Sync)> = self
-            .0
-            .iter()
-            .map(|column| match column {
-                Column::Texts(texts) => texts as &(dyn ToSql + Sync),
-                Column::Numbers(numbers) => numbers,
-            })
-            .collect();
-        client.execute(statement, &arrays).await?;
+        client.execute(statement, &self.arrays()).await?;
         Ok(())
+    }
+
+    fn arrays(&self) -> Vec<Parameter<'_>> {
+        fn array(column: &Column) -> Parameter<'_> {
+            match column {
+                Column::Texts(texts) => texts,
+                Column::Numbers(numbers) => numbers,
+            }
+        }
+        self.0.iter().map(array).collect()
     }
 }
 
+type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+const NO_TEXTS: &Vec<Option<String>> = &Vec::new();
+const NO_NUMBERS: &Vec<Option<i64>> = &Vec::new();
+
 impl Writes {
-    fn of(rows: &Rows, books: &[Booking]) -> Result<Writes, Failure> {
+    /// The one statement that writes all of it, and its parts, each with the number of its arrays: when leases and accounts change, and
+    /// calls are opened or end, and that is all.
+    fn at_once<'a>(&'a self, statements: &'a Statements) -> Option<(&'a Statement, Vec<(&'a Columns, usize)>)> {
+        let others = [
+            &self.new_leases,
+            &self.changed_open_calls,
+            &self.new_unknown_calls,
+            &self.deleted_unknown_calls,
+            &self.new_accounts,
+            &self.replaced_calls,
+            &self.new_outcomes,
+        ];
+        let ends = [&self.deleted_open_calls, &self.new_calls, &self.hours];
+        let is_empty = |columns: &&Columns| columns.0.is_empty();
+        let (opens, ends) = (!self.new_open_calls.0.is_empty(), !ends.iter().all(is_empty));
+        let both = vec![(&self.changed_leases, 10), (&self.changed_accounts, 5)];
+        match (others.iter().all(is_empty), opens, ends) {
+            (true, false, false) => Some((&statements.top_up, both)),
+            (true, true, false) => Some((&statements.opened, [both, vec![(&self.new_open_calls, 8)]].concat())),
+            (true, false, true) => {
+                let closed = (&self.deleted_open_calls, 1);
+                let calls = (&self.new_calls, TEXTS.len() + NUMBERS.len() + 1);
+                Some((&statements.settled, [both, vec![closed, calls, closed, (&self.hours, 5 + usage::COUNTS.len())]].concat()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Carries it out; it is a transaction by itself.
+    async fn send_at_once(session: &Session, statement: &Statement, parts: Vec<(&Columns, usize)>) -> Result<(), Failure> {
+        let mut parameters: Vec<Parameter<'_>> = vec![session.name()];
+        for (part, width) in parts {
+            let given = part.arrays();
+            let types = statement.params().iter().skip(parameters.len()).take(width - given.len());
+            let empty = |of: &Type| if *of == Type::TEXT_ARRAY { NO_TEXTS as Parameter<'_> } else { NO_NUMBERS };
+            parameters.extend(given.into_iter().chain(types.map(empty)));
+        }
+        session.client.query_one(statement, &parameters).await?;
+        Ok(())
+    }
+
+    async fn send_new_calls(&self, client: &Client, statement: &Statement) -> Result<(), Failure> {
+        if self.new_calls.0.is_empty() {
+            return Ok(());
+        }
+        let closed = self.deleted_open_calls.arrays();
+        let closed = closed.first().copied().unwrap_or(NO_TEXTS);
+        let parameters: Vec<Parameter<'_>> = self.new_calls.arrays().into_iter().chain([closed]).collect();
+        client.execute(statement, &parameters).await?;
+        Ok(())
+    }
+
+    fn of(rows: &Rows, needed: &Needed, books: &[Booking]) -> Result<Writes, Failure> {
         let [mut new_leases, mut changed_leases] = <[Columns; 2]>::default();
         for (id, change) in rows.leases.changes() {
             match change {
@@ -192,7 +266,10 @@ impl Writes {
         for (key, change) in rows.accounts.changes() {
             let first: [Value; 2] = [key.limit.0.as_str().into(), key.bucket.into()];
             match change {
-                Change::New(account) => new_accounts.push(first.into_iter().chain([key.limit.base().into()]).chain(sums(account))),
+                Change::New(account) => {
+                    let more: [Value; 2] = [key.limit.base().into(), needed.until_ms(key).into()];
+                    new_accounts.push(first.into_iter().chain(more).chain(sums(account)));
+                }
                 Change::Changed(account) => changed_accounts.push(first.into_iter().chain(sums(account))),
                 Change::Deleted => {}
             }
@@ -226,8 +303,8 @@ fn by_hour(books: &[Booking]) -> Result<Columns, Failure> {
     Ok(columns)
 }
 
-/// The hours in which a call is replaced; seldom any.
-async fn hours_to_sum_anew(client: &Client, statements: &Statements, books: &[Booking]) -> Result<Columns, Failure> {
+/// The hours in which a call is replaced, and their days; seldom any.
+async fn to_sum_anew(client: &Client, statements: &Statements, books: &[Booking]) -> Result<(Columns, Columns), Failure> {
     let mut hours = usage::hours_of_replaced(books);
     if !hours.is_empty() {
         let replaced = books.iter().filter_map(|booking| match booking {
@@ -239,9 +316,13 @@ async fn hours_to_sum_anew(client: &Client, statements: &Statements, books: &[Bo
             hours.insert(usage::hour_of(row.try_get(0)?));
         }
     }
-    let mut columns = Columns::default();
-    hours.into_iter().for_each(|hour| columns.push([hour.into()]));
-    Ok(columns)
+    let days: BTreeSet<i64> = hours.iter().map(|hour| usage::day_of(*hour)).collect();
+    let column = |starts: BTreeSet<i64>| {
+        let mut column = Columns::default();
+        starts.into_iter().for_each(|start| column.push([start.into()]));
+        column
+    };
+    Ok((column(hours), column(days)))
 }
 
 fn amounts(amount: Amount) -> [Value; 3] {

@@ -11,9 +11,23 @@ use crate::ledger::LedgerError;
 use crate::ledger::columns::{NUMBERS, TEXTS};
 
 /// One script for each schema version; a database at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 3] {
-    [first(), hours::schema(), notes::SCHEMA.to_owned()]
+pub fn migrations() -> [String; 6] {
+    [first(), hours::schema(), FENCE.to_owned(), UNTIL.to_owned(), hours::schema_of_days(), notes::SCHEMA.to_owned()]
 }
+
+/// Who is alone (see [`super::session`]), or nobody. The column of the clock gets another name so that a replica of an earlier release,
+/// which knows of no fence, fails rather than write beside a newer one.
+const FENCE: &str = "
+CREATE TABLE fence (one int PRIMARY KEY CHECK (one = 1), alone text NOT NULL);
+INSERT INTO fence VALUES (1, '');
+ALTER TABLE clock RENAME COLUMN seen_ms TO ledger_ms;
+";
+
+/// Until when an account is needed (`machine::forget`); those from before are kept for ever, since their windows are not known.
+const UNTIL: &str = "
+ALTER TABLE accounts ADD COLUMN until_ms bigint NOT NULL DEFAULT 9223372036854775807;
+CREATE INDEX accounts_by_end ON accounts (until_ms);
+";
 
 fn first() -> String {
     let texts = TEXTS.iter().filter(|name| **name != "id").map(|name| format!("{name} text NOT NULL"));

@@ -6,15 +6,19 @@ use tokio_postgres::{Client, Statement};
 use super::connect::Failure;
 use super::hours;
 use crate::ledger::columns::{NUMBERS, TEXTS};
-use crate::ledger::usage::HOUR_MS;
+
+const BEGIN_SHARED: &str = "SELECT f.alone, c.ledger_ms FROM fence AS f JOIN clock AS c ON c.one = f.one WHERE f.one = 1 FOR SHARE OF f";
+/// The fence, where it has this name; locked until the transaction ends.
+const MINE: &str = "SELECT one FROM fence WHERE one = 1 AND alone = $1 FOR SHARE";
+const BE_ALONE: &str = "UPDATE fence SET alone = $1 WHERE one = (SELECT one FROM fence WHERE one = 1 FOR UPDATE SKIP LOCKED)";
+const KEEP_OTHERS_OUT: &str = "SELECT one FROM fence WHERE one = 1 AND alone IN ('', $1) FOR UPDATE SKIP LOCKED";
+const BE_SHARED: &str = "UPDATE fence SET alone = '' WHERE one = 1 AND alone <> ''";
 
 const LEASES: &str = "SELECT lease, holder, seq, answer, limits, touched_ms, usd::text, tokens, requests,
     reserved_usd::text, reserved_tokens, reserved_requests FROM leases WHERE lease = ANY($1::text[]) OR holder = ANY($2::text[])
     ORDER BY lease FOR UPDATE";
 const OPEN_CALLS: &str = "SELECT call, holder, lease, usd::text, tokens, requests, unleased, draft FROM open_calls
-    WHERE call = ANY($1::text[]) OR holder = ANY($2::text[]) ORDER BY call FOR UPDATE";
-const OPEN_CALLS_OF_LEASES: &str = "SELECT call, holder, lease, usd::text, tokens, requests, unleased, draft FROM open_calls
-    WHERE lease = ANY($1::text[]) ORDER BY call FOR UPDATE";
+    WHERE call = ANY($1::text[]) OR holder = ANY($2::text[]) OR lease = ANY($3::text[]) ORDER BY call FOR UPDATE";
 const UNKNOWN_CALLS: &str = "SELECT call, charges FROM unknown_calls WHERE call = ANY($1::text[]) ORDER BY call FOR UPDATE";
 const ACCOUNTS: &str = "SELECT a.key, a.bucket, a.settled::text, a.outstanding::text, a.reserved::text
     FROM accounts AS a JOIN unnest($1::text[], $2::bigint[]) AS t (key, bucket) ON a.key = t.key AND a.bucket = t.bucket
@@ -22,8 +26,9 @@ const ACCOUNTS: &str = "SELECT a.key, a.bucket, a.settled::text, a.outstanding::
 const ACCOUNT_RANGES: &str = "SELECT a.key, a.bucket, a.settled::text, a.outstanding::text, a.reserved::text
     FROM accounts AS a JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) AS t (key, first, last)
     ON a.key = t.key AND a.bucket BETWEEN t.first AND t.last ORDER BY a.key, a.bucket FOR UPDATE OF a";
-const MAKE_HEADS: &str = "INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved)
-    SELECT key, -1, base, 0, 0, 0 FROM unnest($1::text[], $2::text[]) AS t (key, base) ORDER BY key ON CONFLICT (key, bucket) DO NOTHING";
+const MAKE_HEADS: &str = "INSERT INTO accounts (key, bucket, base, until_ms, settled, outstanding, reserved)
+    SELECT key, -1, base, until_ms, 0, 0, 0 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS t (key, base, until_ms)
+    ORDER BY key ON CONFLICT (key, bucket) DO NOTHING";
 
 const NEW_LEASES: &str = "INSERT INTO leases
     (lease, holder, answer, limits, seq, touched_ms, usd, tokens, requests, reserved_usd, reserved_tokens, reserved_requests)
@@ -37,18 +42,25 @@ const CHANGED_LEASES: &str = "UPDATE leases AS l SET answer = t.answer, seq = t.
     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::bigint[], $10::bigint[])
     AS t (lease, answer, seq, touched_ms, usd, tokens, requests, reserved_usd, reserved_tokens, reserved_requests)
     WHERE l.lease = t.lease";
+/// Fails by a division where a call is recorded already.
 const NEW_OPEN_CALLS: &str = "INSERT INTO open_calls (call, holder, lease, usd, tokens, requests, unleased, draft)
     SELECT call, holder, lease, usd::numeric, tokens, requests, unleased, draft
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[])
-    AS t (call, holder, lease, usd, tokens, requests, unleased, draft)";
+    AS t (call, holder, lease, usd, tokens, requests, unleased, draft)
+    WHERE 1 / (NOT EXISTS (SELECT 1 FROM calls AS c WHERE c.id = t.call))::int = 1";
 const CHANGED_OPEN_CALLS: &str = "UPDATE open_calls AS o SET usd = t.usd::numeric, tokens = t.tokens, requests = t.requests
     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS t (call, usd, tokens, requests) WHERE o.call = t.call";
+const DELETED_OPEN_CALLS: &str = "DELETE FROM open_calls WHERE call = ANY($1::text[])";
 const NEW_UNKNOWN_CALLS: &str =
     "INSERT INTO unknown_calls (call, charges) SELECT call, charges FROM unnest($1::text[], $2::text[]) AS t (call, charges)";
-const NEW_ACCOUNTS: &str = "INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved)
-    SELECT key, bucket, base, settled::numeric, outstanding::numeric, reserved::numeric
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[]) AS t (key, bucket, base, settled, outstanding, reserved)
-    ORDER BY key, bucket";
+const NEW_ACCOUNTS: &str = "INSERT INTO accounts (key, bucket, base, until_ms, settled, outstanding, reserved)
+    SELECT key, bucket, base, until_ms, settled::numeric, outstanding::numeric, reserved::numeric
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+    AS t (key, bucket, base, until_ms, settled, outstanding, reserved) ORDER BY key, bucket";
+/// What nobody needs since before a time, but for what is held on it at the moment when it goes.
+const FORGET_ACCOUNTS: &str = "DELETE FROM accounts AS a
+    USING (SELECT key, bucket FROM accounts WHERE until_ms < $1 AND outstanding = 0 AND reserved = 0 ORDER BY until_ms LIMIT $2) AS old
+    WHERE a.key = old.key AND a.bucket = old.bucket AND a.outstanding = 0 AND a.reserved = 0";
 const CHANGED_ACCOUNTS: &str = "UPDATE accounts AS a
     SET settled = t.settled::numeric, outstanding = t.outstanding::numeric, reserved = t.reserved::numeric
     FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) AS t (key, bucket, settled, outstanding, reserved)
@@ -61,10 +73,20 @@ const FORGET: &str = "DELETE FROM leases WHERE usd = 0 AND tokens = 0 AND reques
     AND NOT EXISTS (SELECT 1 FROM open_calls AS o WHERE o.lease = leases.lease)";
 
 pub struct Statements {
+    pub begin_alone: Statement,
+    pub begin_shared: Statement,
+    /// Leases and accounts that change: a transaction by itself, for who is alone.
+    pub top_up: Statement,
+    /// The same, and calls that are opened. No statement changes a table twice, which some engines do not run.
+    pub opened: Statement,
+    /// The same, and calls that end.
+    pub settled: Statement,
+    pub be_alone: Statement,
+    pub be_shared: Statement,
+    pub is_alone: Statement,
     pub clock: Statement,
     pub leases: Statement,
     pub open_calls: Statement,
-    pub open_calls_of_leases: Statement,
     pub unknown_calls: Statement,
     pub calls: Statement,
     pub outcomes: Statement,
@@ -81,6 +103,7 @@ pub struct Statements {
     pub deleted_unknown_calls: Statement,
     pub new_accounts: Statement,
     pub changed_accounts: Statement,
+    pub forget_accounts: Statement,
     pub replaced_calls: Statement,
     pub new_calls: Statement,
     pub new_outcomes: Statement,
@@ -88,6 +111,9 @@ pub struct Statements {
     pub times_of_calls: Statement,
     pub delete_hours: Statement,
     pub sum_hours: Statement,
+    pub delete_days: Statement,
+    pub sum_days: Statement,
+    pub keep_others_out: Statement,
     pub forget: Statement,
 }
 
@@ -95,46 +121,105 @@ impl Statements {
     /// # Errors
     /// When the connection is lost, or the tables are not what they should be.
     pub async fn prepare(client: &Client) -> Result<Statements, Failure> {
-        let new_calls = new_calls();
+        let (new_calls, add_hours) = (new_calls(), hours::add());
+        let opened = [CHANGED_LEASES, CHANGED_ACCOUNTS, NEW_OPEN_CALLS];
+        let settled = [CHANGED_LEASES, CHANGED_ACCOUNTS, DELETED_OPEN_CALLS, &new_calls, &add_hours];
         Ok(Statements {
-            clock: client.prepare("SELECT seen_ms FROM clock WHERE one = 1").await?,
+            begin_alone: client.prepare(&alone(&[])).await?,
+            top_up: client.prepare(&alone(&[CHANGED_LEASES, CHANGED_ACCOUNTS])).await?,
+            opened: client.prepare(&alone(&opened)).await?,
+            settled: client.prepare(&alone(&settled)).await?,
+            begin_shared: client.prepare(BEGIN_SHARED).await?,
+            be_alone: client.prepare(BE_ALONE).await?,
+            keep_others_out: client.prepare(KEEP_OTHERS_OUT).await?,
+            be_shared: client.prepare(BE_SHARED).await?,
+            is_alone: client.prepare("SELECT alone = $1 FROM fence WHERE one = 1").await?,
+            clock: client.prepare("SELECT ledger_ms FROM clock WHERE one = 1").await?,
             leases: client.prepare(LEASES).await?,
             open_calls: client.prepare(OPEN_CALLS).await?,
-            open_calls_of_leases: client.prepare(OPEN_CALLS_OF_LEASES).await?,
             unknown_calls: client.prepare(UNKNOWN_CALLS).await?,
             calls: client.prepare("SELECT id FROM calls WHERE id = ANY($1::text[])").await?,
             outcomes: client.prepare("SELECT id FROM outcomes WHERE id = ANY($1::text[])").await?,
             accounts: client.prepare(ACCOUNTS).await?,
             account_ranges: client.prepare(ACCOUNT_RANGES).await?,
             make_heads: client.prepare(MAKE_HEADS).await?,
-            tick: client.prepare("UPDATE clock SET seen_ms = $1 WHERE one = 1 AND seen_ms < $1").await?,
+            tick: client.prepare("UPDATE clock SET ledger_ms = $1 WHERE one = 1 AND ledger_ms < $1").await?,
             new_leases: client.prepare(NEW_LEASES).await?,
             changed_leases: client.prepare(CHANGED_LEASES).await?,
             new_open_calls: client.prepare(NEW_OPEN_CALLS).await?,
             changed_open_calls: client.prepare(CHANGED_OPEN_CALLS).await?,
-            deleted_open_calls: client.prepare("DELETE FROM open_calls WHERE call = ANY($1::text[])").await?,
+            deleted_open_calls: client.prepare(DELETED_OPEN_CALLS).await?,
             new_unknown_calls: client.prepare(NEW_UNKNOWN_CALLS).await?,
             deleted_unknown_calls: client.prepare("DELETE FROM unknown_calls WHERE call = ANY($1::text[])").await?,
             new_accounts: client.prepare(NEW_ACCOUNTS).await?,
             changed_accounts: client.prepare(CHANGED_ACCOUNTS).await?,
+            forget_accounts: client.prepare(FORGET_ACCOUNTS).await?,
             replaced_calls: client.prepare("DELETE FROM calls WHERE id = ANY($1::text[])").await?,
             new_calls: client.prepare(&new_calls).await?,
             new_outcomes: client.prepare(NEW_OUTCOMES).await?,
-            add_hours: client.prepare(&hours::add()).await?,
+            add_hours: client.prepare(&add_hours).await?,
             times_of_calls: client.prepare("SELECT at_ms FROM calls WHERE id = ANY($1::text[])").await?,
             delete_hours: client.prepare("DELETE FROM usage_hours WHERE hour = ANY($1::bigint[])").await?,
-            sum_hours: client.prepare(&hours::summed_up(&format!("at_ms - at_ms % {HOUR_MS} = ANY($1::bigint[])"))).await?,
+            sum_hours: client.prepare(&hours::sum_hours()).await?,
+            delete_days: client.prepare("DELETE FROM usage_days WHERE day = ANY($1::bigint[])").await?,
+            // One that is not before another is summed when there is time.
+            sum_days: client.prepare(&hours::sum_days("w.start < (SELECT max(day) FROM usage_days)")).await?,
             forget: client.prepare(FORGET).await?,
         })
     }
 }
 
-/// Records of calls: all text columns, all numbers, then the cost.
+/// Records of calls: all text columns, all numbers, the cost, then which calls are open no more. Fails by a division where another is.
 fn new_calls() -> String {
     let columns = [TEXTS.as_slice(), &NUMBERS, &["cost"]].concat().join(", ");
     let arrays: Vec<String> = (1..=TEXTS.len() + NUMBERS.len() + 1)
         .map(|n| format!("${n}::{}[]", if n > TEXTS.len() && n <= TEXTS.len() + NUMBERS.len() { "bigint" } else { "text" }))
         .collect();
     let values = columns.replace(", cost", ", cost::numeric");
-    format!("INSERT INTO calls ({columns}) SELECT {values} FROM unnest({}) AS t ({columns})", arrays.join(", "))
+    format!(
+        "INSERT INTO calls ({columns}) SELECT {values} FROM unnest({}) AS t ({columns})
+         WHERE 1 / (NOT EXISTS (SELECT 1 FROM open_calls AS o WHERE o.call = t.id AND o.call <> ALL(${}::text[])))::int = 1",
+        arrays.join(", "),
+        arrays.len() + 1
+    )
+}
+
+/// `parts` as one statement and so one transaction, which fails by a division unless the fence has the name that is the first
+/// parameter. The parts' own parameters follow, in their order. No part sees what another does.
+fn alone(parts: &[&str]) -> String {
+    let mut before = 1;
+    let mut with = vec![format!("mine AS ({MINE})")];
+    for (index, part) in parts.iter().enumerate() {
+        let (part, parameters) = shifted(part, before);
+        with.push(format!("part_{index} AS ({part})"));
+        before += parameters;
+    }
+    format!("WITH {} SELECT 1 / count(*) FROM mine", with.join(", "))
+}
+
+/// A statement whose parameters count from `$by + 1` on, and how many it has.
+fn shifted(statement: &str, by: usize) -> (String, usize) {
+    let mut pieces = statement.split('$');
+    let (mut text, mut most) = (pieces.next().unwrap_or_default().to_owned(), 0);
+    for piece in pieces {
+        let end = piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len());
+        let (number, rest) = piece.split_at(end);
+        let number: usize = number.parse().expect("a dollar is followed by a parameter's number");
+        most = most.max(number);
+        text.push_str(&format!("${}{rest}", number + by));
+    }
+    (text, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_statement_have_parameters_of_their_own() {
+        assert_eq!(shifted("a = $1 AND b = $12 OR c = $1", 3), ("a = $4 AND b = $15 OR c = $4".to_owned(), 12));
+        let statement = alone(&["UPDATE t SET a = $2 WHERE b = $1", "DELETE FROM t WHERE a = $1"]);
+        assert!(statement.contains("SET a = $3 WHERE b = $2"), "{statement}");
+        assert!(statement.contains("WHERE a = $4"), "{statement}");
+    }
 }

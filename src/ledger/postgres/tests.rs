@@ -1,7 +1,9 @@
 //! The promises of the port, kept by a real server; and those that only several replicas, or a server that fails, can break.
 
 #[path = "../../../tests/postgres/server.rs"]
+#[allow(dead_code, reason = "other levels reach it over a network")]
 mod server;
+mod servers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex as StdMutex, PoisonError, Weak};
@@ -49,6 +51,11 @@ impl Schema {
     async fn execute(&self, sql: &str) {
         let database = Database::parse(&self.url(), None).expect("an address");
         database.connect().await.expect("a connection").batch_execute(sql).await.expect("done");
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let database = Database::parse(&self.url(), None).expect("an address");
+        database.connect().await.expect("a connection").query_one(sql, &[]).await.expect("a row").get(0)
     }
 
     async fn replica(&self) -> Arc<PostgresLedger> {
@@ -171,48 +178,32 @@ async fn replicas_that_write_at_once_never_overspend_and_charge_each_call_once()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL's server: make test-postgres"]
-async fn a_server_that_crashes_with_requests_under_way_loses_nothing_and_charges_nothing_twice() {
-    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
-    let schema = Schema::on(Arc::clone(&server)).await;
-    let replicas = [schema.replica().await, schema.replica().await];
-    let limits = [limit("shop/day/l", i128::from(i64::MAX)), rolling("shop/rolling/l", i128::from(i64::MAX))];
-    let spenders = spend_on(&replicas, &limits, 8, 60).await;
-    let mut changes = replicas[0].changes();
-    for _ in 0..3 {
-        // In the middle of the work, which then stands still until the server is back.
-        let before = *changes.borrow_and_update();
-        changes.wait_for(|count| *count > before + 3).await.expect("the ledger works");
-        let server = Arc::clone(&server);
-        tokio::task::spawn_blocking(move || {
-            server.crash();
-            server.start_again();
-        })
-        .await
-        .expect("a server");
-    }
-    let spenders = spenders.join_all().await;
-    let calls = spenders.iter().map(|spender| spender.calls).sum();
-    assert_eq!(calls, 8 * 60);
-    assert_exact(&replicas[1], &limits, calls).await;
-    assert!(spenders.iter().all(|spender| spender.slowest < ANSWERED));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL's server: make test-postgres"]
-async fn whoever_asks_while_the_server_is_gone_is_told_so_and_is_served_when_it_is_back() {
-    let server = tokio::task::spawn_blocking(|| Arc::new(Server::start(&std::env::temp_dir()))).await.expect("a server");
-    let schema = Schema::on(Arc::clone(&server)).await;
-    let replica = schema.replica().await;
-    server.crash();
-    let began = Instant::now();
-    let ask = acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10);
-    let (first, read) = tokio::join!(replica.acquire(ask.clone()), replica.holders());
-    assert!(matches!(first, Err(LedgerError::Unreachable(_))), "{first:?}");
-    assert!(matches!(read, Err(LedgerError::Unreachable(_))), "{read:?}");
-    assert!(began.elapsed() < ANSWERED);
-    tokio::task::spawn_blocking(move || server.start_again()).await.expect("a server");
-    let mut took = Duration::ZERO;
-    assert!(matches!(insist(&mut took, || replica.acquire(ask.clone())).await, Decision::Granted { .. }));
+async fn a_replica_that_was_alone_sees_what_another_wrote() {
+    let schema = Schema::new().await;
+    let (first, second) = (schema.replica().await, schema.replica().await);
+    let terms = limit("shop/b/l", 100);
+    let ask = |lease: &str, seq, amount| acquire(lease, seq, std::slice::from_ref(&terms), amount, amount);
+    let granted = async |replica: &PostgresLedger, request| match replica.acquire(request).await.expect("an answer") {
+        Decision::Granted { granted, .. } => granted.usd.0,
+        other => panic!("not granted: {other:?}"),
+    };
+    let give_back = async |replica: &PostgresLedger, lease: &str, amount| {
+        let entry = Entry::GivenBack { lease: LeaseId(lease.into()), seq: 9, amount: usd(amount) };
+        replica.report(&holder("pod"), vec![entry], 1_000).await.expect("reported");
+    };
+    assert_eq!(granted(&first, ask("a", 1, 60)).await, 60);
+    assert_eq!(schema.number("SELECT count(*) FROM fence WHERE alone <> ''").await, 1, "it is alone");
+    assert_eq!(granted(&first, ask("a", 2, 10)).await, 10);
+    let refused = second.acquire(ask("b", 1, 40)).await.expect("an answer");
+    assert!(matches!(refused, Decision::Refused { .. }), "70 are held: {refused:?}");
+    give_back(&second, "a", 70).await;
+    // The first remembers 70 held, the second none: what it gave back is there for both.
+    assert_eq!(granted(&first, ask("c", 1, 100)).await, 100);
+    let refused = second.acquire(ask("b", 2, 1)).await.expect("an answer");
+    assert!(matches!(refused, Decision::Refused { .. }), "100 are held: {refused:?}");
+    assert_eq!(schema.number("SELECT count(*) FROM fence WHERE alone = ''").await, 1, "neither is alone after they met");
+    give_back(&second, "c", 100).await;
+    assert_eq!(granted(&first, ask("d", 1, 100)).await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,6 +224,8 @@ async fn a_row_that_cannot_be_read_fails_only_those_who_need_it() {
     let ask = |lease: &str, seq| acquire(lease, seq, &[limit(&format!("shop/{lease}/l"), 100)], 10, 10);
     replica.acquire(ask("a", 1)).await.expect("an answer");
     schema.execute("UPDATE leases SET answer = 'none'").await;
+    // One that does not know the row already.
+    let replica = schema.replica().await;
     let (a, b, c) = tokio::join!(replica.acquire(ask("a", 2)), replica.acquire(ask("b", 1)), replica.acquire(ask("c", 1)));
     assert!(matches!(a, Err(LedgerError::Corrupt(_))), "{a:?}");
     assert!(matches!((&b, &c), (Ok(Decision::Granted { .. }), Ok(Decision::Granted { .. }))), "{b:?} {c:?}");
@@ -246,6 +239,33 @@ async fn a_database_from_a_newer_release_is_refused() {
     schema.execute("UPDATE ledger_version SET version = 99").await;
     let newer = PostgresLedger::open(&schema.url(), Options::default()).await.err();
     assert!(matches!(newer, Some(LedgerError::NewerSchema { found: 99, .. })), "{newer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn a_database_of_any_earlier_release_is_brought_up_to_date_and_keeps_what_it_holds() {
+    let scripts = schema::migrations();
+    for version in 1..scripts.len() {
+        let home = Schema::new().await;
+        for script in &scripts[..version] {
+            home.execute(script).await;
+        }
+        let versions = "CREATE TABLE ledger_version (one int PRIMARY KEY CHECK (one = 1), version bigint NOT NULL)";
+        home.execute(&format!("{versions}; INSERT INTO ledger_version VALUES (1, {version})")).await;
+        let limits = r#"[{"key":"shop/b/l","unit":"Usd","span":{"Fixed":{"start_ms":0,"end_ms":86400000}}}]"#;
+        home.execute(&format!(
+            "INSERT INTO leases VALUES ('a', 'pod', 1, '\"Expired\"', '{limits}', 5, 40, 0, 0, 0, 0, 0);
+             INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved) VALUES ('shop/b/l', 0, 'shop/b/l', 50, 40, 0)"
+        ))
+        .await;
+        let replica = home.replica().await;
+        replica.report(&holder("pod"), settled("c", "a", 30), 1_000).await.expect("reported");
+        let balance = replica.balances(&[limit("shop/b/l", 100)], 1_000).await.expect("balances").remove(0);
+        assert_eq!((balance.settled, balance.outstanding), (80, 10), "from version {version}");
+        // A replica of a release that knows no fence cannot go on beside this one.
+        let old = Database::parse(&home.url(), None).expect("an address").connect().await.expect("a connection");
+        assert!(old.query("SELECT seen_ms FROM clock WHERE one = 1", &[]).await.is_err());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

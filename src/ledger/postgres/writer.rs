@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::Client;
 
 use super::connect::{Database, Failure};
-use super::statements::Statements;
+use super::session::Session;
 use super::{hours, load, save};
+use crate::ledger::machine::forget::{Needed, before_ms};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
-use crate::ledger::queue::{Asked, BATCH, answer_all};
+use crate::ledger::queue::{Asked, BATCH, GATHERINGS, answer_all};
+use crate::ledger::usage::HOUR_MS;
 use crate::ledger::{LedgerError, Options, PRUNED, until_next_pruning};
 
 /// Whoever has waited for so long without the database is told so: short enough for `onLedgerUnavailable` to decide in time.
@@ -32,12 +33,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const CONFLICTS: u32 = 20;
 /// The clock is written down when it is so much ahead of what is written: one row for all replicas must not be in every transaction.
 const TICK_MS: i64 = 1_000;
-
-/// A connection with its statements.
-struct Session {
-    client: Client,
-    statements: Statements,
-}
 
 pub struct Writer {
     database: Database,
@@ -56,22 +51,24 @@ impl Writer {
     /// Serves requests until every sender is gone.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Asked>, changed: watch::Sender<u64>) {
         let mut waiting: VecDeque<Asked> = VecDeque::new();
-        let (mut pause, mut next_pruning) = (PAUSES.0, Instant::now());
+        let (mut pause, mut next_pruning, mut served) = (PAUSES.0, Instant::now(), 0);
         loop {
             if waiting.is_empty() {
                 let mut batch = Vec::with_capacity(BATCH);
                 if queue.recv_many(&mut batch, BATCH).await == 0 {
                     return;
                 }
+                gather(&mut queue, &mut batch, served).await;
                 waiting.extend(batch);
             }
             let batch: Vec<Asked> = waiting.drain(..waiting.len().min(BATCH)).collect();
+            served = batch.len();
             match self.serve(batch).await {
                 Ok(()) => {
                     pause = PAUSES.0;
                     changed.send_modify(|count| *count += 1);
                     if Instant::now() >= next_pruning {
-                        next_pruning = Instant::now() + until_next_pruning(self.prune().await);
+                        next_pruning = Instant::now() + until_next_pruning(self.tidy().await);
                     }
                 }
                 Err((batch, reason)) => {
@@ -109,15 +106,19 @@ impl Writer {
     async fn carry_out(&mut self, requests: &[&Request]) -> Result<Vec<Result<Answer, Rejected>>, Failure> {
         let mut conflicts = 0;
         loop {
-            let attempt = timeout(ATTEMPT, self.attempt(requests)).await;
+            let attempt = timeout(ATTEMPT, self.attempt(requests, conflicts == 0)).await;
             let failure = match attempt.unwrap_or_else(|_| Err(Failure::Unreachable("the database did not answer in time".to_owned()))) {
                 Ok(answers) => return Ok(answers),
                 Err(failure) => failure,
             };
             match failure {
-                Failure::Conflict(reason) if conflicts < CONFLICTS && self.roll_back().await => {
+                Failure::Conflict(reason) if conflicts < CONFLICTS => {
                     conflicts += 1;
                     tracing::debug!(%reason, conflicts, "replicas met; the batch is applied to what is there now");
+                    if !self.roll_back().await {
+                        self.session = None;
+                        return Err(Failure::Unreachable(format!("the connection was lost after a conflict: {reason}")));
+                    }
                 }
                 failure => {
                     let is_elsewhere = matches!(failure, Failure::Unreachable(_) | Failure::Fatal(LedgerError::ReadOnly(_)));
@@ -131,36 +132,56 @@ impl Writer {
         }
     }
 
-    async fn attempt(&mut self, requests: &[&Request]) -> Result<Vec<Result<Answer, Rejected>>, Failure> {
+    /// One transaction. `opened_is_new` as [`Known::fill`] has it.
+    ///
+    /// [`Known::fill`]: crate::ledger::known::Known::fill
+    async fn attempt(&mut self, requests: &[&Request], opened_is_new: bool) -> Result<Vec<Result<Answer, Rejected>>, Failure> {
         let session = match self.session.take_if(|session| !session.client.is_closed()) {
             Some(session) => self.session.insert(session),
-            None => {
-                let client = self.database.connect().await?;
-                let statements = Statements::prepare(&client).await?;
-                self.session.insert(Session { client, statements })
-            }
+            None => self.session.insert(Session::open(&self.database).await?),
         };
-        let (client, statements) = (&session.client, &session.statements);
-        let mut rows = load::rows(client, statements, requests, self.seen_ms).await?;
+        self.seen_ms = self.seen_ms.max(session.look_around().await?.unwrap_or(i64::MIN));
+        let (mut rows, is_begun) = load::rows(session, requests, self.seen_ms, opened_is_new).await?;
         let mut books = Vec::new();
         let answers = requests.iter().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
         let tick = (rows.seen_ms >= self.written_ms.saturating_add(TICK_MS)).then_some(rows.seen_ms);
         let is_end = requests.iter().any(|request| matches!(request, Request::HolderGone { .. }));
         let forget_ms = is_end.then_some(rows.seen_ms - machine::gone::REMEMBER_MS);
-        save::all(client, statements, &rows, &books, tick, forget_ms).await?;
+        let needed = Needed::by(&rows, requests.iter().copied());
+        save::all(session, is_begun, &rows, &needed, &books, tick, forget_ms).await?;
         self.seen_ms = rows.seen_ms;
         self.written_ms = tick.unwrap_or(self.written_ms);
+        if !session.is_alone || is_end {
+            session.known.forget();
+        } else {
+            session.known.learn(rows);
+        }
         Ok(answers)
     }
 
-    /// Deletes some calls that need not be kept any more; how many. A failure is left for the next time.
-    async fn prune(&mut self) -> usize {
-        let (Some(before_ms), Some(session)) = (self.options.delete_before(self.seen_ms), &self.session) else { return 0 };
-        match timeout(ATTEMPT, hours::prune(&session.client, before_ms, PRUNED)).await {
+    /// Deletes some calls and accounts that need not be kept any more, and sums a day that is over; [`PRUNED`] when there may be more of it
+    /// to do, or else fewer. A failure is left for the next time.
+    async fn tidy(&mut self) -> usize {
+        let (calls_ms, accounts_ms) = (self.options.delete_before(self.seen_ms), before_ms(self.seen_ms));
+        let over_ms = self.seen_ms.saturating_sub(HOUR_MS);
+        let Some(session) = &mut self.session else { return 0 };
+        let some = async {
+            let calls = match calls_ms {
+                Some(before_ms) => hours::prune(&session.client, before_ms, PRUNED).await?,
+                None => 0,
+            };
+            let deleted = session.forget_accounts(accounts_ms, PRUNED).await?.max(calls);
+            let is_summed = session.sum_a_day(over_ms).await?;
+            Ok::<_, Failure>(if is_summed { PRUNED.unsigned_abs() } else { deleted })
+        };
+        match timeout(ATTEMPT, some).await {
             Ok(Ok(deleted)) => usize::try_from(deleted).unwrap_or(usize::MAX),
             Ok(Err(failure)) => {
                 let error = LedgerError::from(failure);
-                tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
+                tracing::warn!(%error, "what need not be kept could not be deleted, or a day not be summed");
+                if !self.roll_back().await {
+                    self.session = None;
+                }
                 0
             }
             // Its answer would come while others are expected.
@@ -171,10 +192,24 @@ impl Writer {
         }
     }
 
-    /// False when that cannot be done, so that the connection is of no use any more.
-    async fn roll_back(&self) -> bool {
-        let Some(session) = &self.session else { return false };
-        matches!(timeout(ATTEMPT, session.client.batch_execute("ROLLBACK")).await, Ok(Ok(())))
+    /// Ends a transaction that failed; false when that cannot be done, so that the connection is of no use any more.
+    async fn roll_back(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let ended = async { session.roll_back().await && session.settle().await.is_ok() };
+        matches!(timeout(ATTEMPT, ended).await, Ok(true))
+    }
+}
+
+/// Takes who asks again, where the last batch served so many.
+async fn gather(queue: &mut mpsc::Receiver<Asked>, batch: &mut Vec<Asked>, served: usize) {
+    for _ in 0..GATHERINGS {
+        if batch.len() >= served.min(BATCH) {
+            return;
+        }
+        tokio::task::yield_now().await;
+        while let Some(asked) = (batch.len() < BATCH).then(|| queue.try_recv().ok()).flatten() {
+            batch.push(asked);
+        }
     }
 }
 

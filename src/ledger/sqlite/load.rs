@@ -8,42 +8,59 @@ use crate::core::call::CallId;
 use crate::core::lease::LeaseId;
 use crate::core::limit::LimitKey;
 use crate::ledger::encoded::{decode, integer};
+use crate::ledger::known::Known;
 use crate::ledger::machine::touch::{self, Touched};
 use crate::ledger::machine::{Account, AccountKey, Ended, Lease, OpenCall, Request, Rows};
 use crate::ledger::{HolderId, LedgerError};
 
-/// What `requests` may touch.
-pub fn rows<'a>(connection: &Connection, requests: impl Iterator<Item = &'a Request> + Clone) -> Result<Rows, LedgerError> {
+/// What `requests` may touch: what is known of it, and the rest read.
+pub fn rows<'a>(connection: &Connection, known: &Known, requests: impl Iterator<Item = &'a Request> + Clone) -> Result<Rows, LedgerError> {
     let mut rows = Rows { seen_ms: clock(connection)?, ..Rows::default() };
     let touched = Touched::by(requests.clone());
-    for lease in &touched.leases {
+    let to_read = known.fill(&mut rows, &touched, false);
+    for lease in &to_read.leases {
         leases(connection, &mut rows, "lease = ?1", &lease.0)?;
     }
-    for holder in &touched.holders {
+    for holder in &to_read.holders {
         leases(connection, &mut rows, "holder = ?1", &holder.0)?;
         open_calls(connection, &mut rows, "holder = ?1", &holder.0)?;
     }
-    for call in &touched.calls {
-        open_calls(connection, &mut rows, "call = ?1", &call.0)?;
-        ended(connection, &mut rows, call)?;
+    for call in &to_read.calls {
+        if is_there(connection, call)? {
+            open_calls(connection, &mut rows, "call = ?1", &call.0)?;
+            ended(connection, &mut rows, call)?;
+        }
     }
-    for lease in touch::leases_of_open_calls(&rows) {
+    for lease in known.leases_of_open_calls(&mut rows) {
         leases(connection, &mut rows, "lease = ?1", &lease.0)?;
     }
-    for lease in touched.asked {
+    for lease in &to_read.asked {
         if !rows.leases.contains(lease) {
             open_calls(connection, &mut rows, "lease = ?1", &lease.0)?;
         }
     }
-    for id in touched.outcomes {
+    for id in &to_read.outcomes {
         if connection.prepare_cached("SELECT 1 FROM outcomes WHERE id = ?1")?.exists([id])? {
-            rows.outcomes.load(id.to_owned(), ());
+            rows.outcomes.load((*id).to_owned(), ());
         }
     }
-    for range in touch::accounts(&rows, requests) {
+    let wanted = touch::accounts(&rows, requests);
+    for range in known.accounts(&mut rows, wanted) {
         accounts(connection, &mut rows, &range)?;
     }
     Ok(rows)
+}
+
+/// Changes whenever another connection has written.
+pub fn version(connection: &Connection) -> Result<i64, LedgerError> {
+    Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Most calls are new: one statement says so.
+fn is_there(connection: &Connection, call: &CallId) -> Result<bool, LedgerError> {
+    const SQL: &str = "SELECT 1 FROM open_calls WHERE call = ?1 UNION ALL SELECT 1 FROM calls WHERE id = ?1
+        UNION ALL SELECT 1 FROM unknown_calls WHERE call = ?1";
+    Ok(connection.prepare_cached(SQL)?.exists([&call.0])?)
 }
 
 /// Ledger time, as it was last written down.
@@ -131,6 +148,10 @@ pub struct Held {
     pub open: Vec<(LeaseId, Amount)>,
 }
 
+/// Leases that hold something, or say that something is reserved, or that open calls draw on.
+const HOLDING: &str = "usd <> ?1 OR tokens <> 0 OR requests <> 0 OR reserved_usd <> ?1 OR reserved_tokens <> 0 OR reserved_requests <> 0
+    OR lease IN (SELECT lease FROM open_calls)";
+
 /// All that is held.
 pub fn held(connection: &Connection) -> Result<Held, LedgerError> {
     let mut held = Held { accounts: Vec::new(), leases: Vec::new(), open: Vec::new() };
@@ -141,7 +162,7 @@ pub fn held(connection: &Connection) -> Result<Held, LedgerError> {
         held.accounts.push((AccountKey { limit: LimitKey(row.get(0)?), bucket: row.get(1)? }, account(row, 2)?));
     }
     let mut all = Rows::default();
-    leases(connection, &mut all, "lease <> ?1", "")?;
+    leases(connection, &mut all, HOLDING, "0")?;
     held.leases.extend(all.leases.iter().map(|(id, lease)| (id.clone(), lease.clone())));
     let mut statement = connection.prepare("SELECT lease, usd, tokens, requests FROM open_calls WHERE lease <> ''")?;
     let mut found = statement.query([])?;

@@ -53,8 +53,13 @@ fn balance(connection: &Connection, terms: &LimitTerms, key: LimitKey, now_ms: i
 }
 
 pub fn totals(connection: &Connection, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError> {
-    let stretch = usage::stretch(query.from_ms, query.to_ms);
-    let mut sums = hours::read(connection, stretch.hours)?;
+    // One moment's ledger, so that nothing is counted as a day and as hours, or as neither.
+    let snapshot = connection.unchecked_transaction()?;
+    let stretch = usage::stretch(query.from_ms, query.to_ms, hours::summed_ms(&snapshot)?);
+    let mut sums = hours::read_days(connection, stretch.days)?;
+    for hours in stretch.hours {
+        sums.extend(hours::read(connection, hours)?);
+    }
     for (from_ms, to_ms) in stretch.ends {
         sums.extend(totals_of_calls(connection, from_ms, to_ms)?);
     }

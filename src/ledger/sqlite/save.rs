@@ -6,6 +6,7 @@ use super::{calls, hours};
 use crate::core::call::CallId;
 use crate::core::lease::LeaseId;
 use crate::ledger::encoded::encode;
+use crate::ledger::machine::forget::Needed;
 use crate::ledger::machine::{Account, AccountKey, Booking, Change, Ended, Lease, OpenCall, Rows};
 use crate::ledger::{LedgerError, usage};
 
@@ -15,7 +16,7 @@ pub fn clock(connection: &Connection, seen_ms: i64) -> Result<(), LedgerError> {
 }
 
 /// What `rows` says has changed. A row that is thought to be new and is not fails the transaction.
-pub fn rows(connection: &Connection, rows: &Rows) -> Result<(), LedgerError> {
+pub fn rows(connection: &Connection, rows: &Rows, needed: &Needed) -> Result<(), LedgerError> {
     for (id, change) in rows.leases.changes() {
         lease(connection, id, change)?;
     }
@@ -26,7 +27,7 @@ pub fn rows(connection: &Connection, rows: &Rows) -> Result<(), LedgerError> {
         ended(connection, id, change)?;
     }
     for (key, change) in rows.accounts.changes() {
-        account(connection, key, change)?;
+        account(connection, key, change, needed)?;
     }
     Ok(())
 }
@@ -107,9 +108,11 @@ fn ended(connection: &Connection, id: &CallId, change: Change<'_, Ended>) -> Res
     Ok(())
 }
 
-fn account(connection: &Connection, key: &AccountKey, change: Change<'_, Account>) -> Result<(), LedgerError> {
+fn account(connection: &Connection, key: &AccountKey, change: Change<'_, Account>, needed: &Needed) -> Result<(), LedgerError> {
     let (sql, account) = match change {
-        Change::New(account) => ("INSERT INTO accounts (key, bucket, settled, outstanding, reserved) VALUES (?1, ?2, ?3, ?4, ?5)", account),
+        Change::New(account) => {
+            ("INSERT INTO accounts (key, bucket, settled, outstanding, reserved, until_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)", account)
+        }
         Change::Changed(account) => {
             ("UPDATE accounts SET settled = ?3, outstanding = ?4, reserved = ?5 WHERE key = ?1 AND bucket = ?2", account)
         }
@@ -119,7 +122,12 @@ fn account(connection: &Connection, key: &AccountKey, change: Change<'_, Account
         }
     };
     let [settled, outstanding, reserved] = [account.settled, account.outstanding, account.reserved].map(|n| n.to_string());
-    connection.prepare_cached(sql)?.execute(params![key.limit.0, key.bucket, settled, outstanding, reserved])?;
+    let mut statement = connection.prepare_cached(sql)?;
+    if matches!(change, Change::New(_)) {
+        statement.execute(params![key.limit.0, key.bucket, settled, outstanding, reserved, needed.until_ms(key)])?;
+    } else {
+        statement.execute(params![key.limit.0, key.bucket, settled, outstanding, reserved])?;
+    }
     Ok(())
 }
 
@@ -150,6 +158,13 @@ pub fn forget(connection: &Connection, before_ms: i64) -> Result<(), LedgerError
         )?
         .execute([before_ms])?;
     Ok(())
+}
+
+/// Deletes accounts that nobody needs since `before_ms`, `most` at a time; how many.
+pub fn forget_accounts(connection: &Connection, before_ms: i64, most: i64) -> Result<usize, LedgerError> {
+    const SQL: &str = "DELETE FROM accounts WHERE (key, bucket) IN
+        (SELECT key, bucket FROM accounts WHERE until_ms < ?1 AND outstanding = '0' AND reserved = '0' ORDER BY until_ms LIMIT ?2)";
+    Ok(connection.prepare_cached(SQL)?.execute(params![before_ms, most])?)
 }
 
 /// Writes what the leases and accounts hold by the open calls and leases themselves; how many rows were not so.
@@ -185,6 +200,7 @@ pub fn recount(connection: &Connection) -> Result<usize, LedgerError> {
         }
     }
     let wrong = all.leases.changes().count() + all.accounts.changes().count();
-    rows(connection, &all)?;
+    let needed = Needed::by(&all, []);
+    rows(connection, &all, &needed)?;
     Ok(wrong)
 }

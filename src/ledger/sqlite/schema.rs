@@ -6,10 +6,15 @@ use super::{hours, save};
 use crate::ledger::LedgerError;
 
 /// One script for each schema version; a file at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 4] {
-    [V1.to_owned(), V2.to_owned(), V3.to_owned(), hours::schema()]
+fn migrations() -> [String; 6] {
+    [V1.to_owned(), V2.to_owned(), V3.to_owned(), hours::schema(), V5.to_owned(), hours::schema_of_days()]
 }
 
+/// What each index is for: `leases_by_holder` and `open_calls_by_holder`, the end of a holder; `open_calls_by_lease`, a lease that is asked for
+/// again after it was forgotten; `calls_by_time`, the ends of a query's stretch, sums that are made anew, exports, and the end of old calls;
+/// `outcomes_by_time`, outcomes of a stretch; `accounts_by_end`, accounts that may be forgotten. Those in PostgreSQL are the same, with
+/// `accounts_by_base` for the values of a split, which the key's own order tells SQLite.
+///
 /// Amounts that may exceed 64 bits (sums of pico-dollars) are decimal text and added up in Rust. A single call's cost is
 /// kept as whole micro-dollars and the pico-dollars beyond, so that SQL sums are exact and cannot overflow.
 const V1: &str = "
@@ -97,6 +102,12 @@ INSERT INTO unknown_calls
 DROP TABLE unknown_charges;
 ";
 
+/// Until when an account is needed (`machine::forget`); those from before are kept for ever, since their windows are not known.
+const V5: &str = "
+ALTER TABLE accounts ADD COLUMN until_ms INTEGER NOT NULL DEFAULT 9223372036854775807;
+CREATE INDEX accounts_by_end ON accounts (until_ms);
+";
+
 /// What connections that read and those that write have in common.
 pub fn settle_down(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -151,6 +162,7 @@ mod tests {
     use crate::core::lease::LeaseId;
     use crate::core::limit::LimitKey;
     use crate::ledger::conformance::record;
+    use crate::ledger::known::Known;
     use crate::ledger::machine::{Account, Ended, Request};
     use crate::ledger::sqlite::load;
     use crate::ledger::{Entry, HolderId};
@@ -194,7 +206,7 @@ mod tests {
             let gone = Request::HolderGone { holder: HolderId("h".into()), now_ms: 50 };
             let settled = Entry::Settled { record: record("u", 1, CallOutcome::Completed), lease: None, unleased: vec![] };
             let report = Request::Report { holder: HolderId("h".into()), entries: vec![settled], now_ms: 50 };
-            let rows = load::rows(&connection, [gone, report].iter()).expect("rows");
+            let rows = load::rows(&connection, &Known::default(), [gone, report].iter()).expect("rows");
             let lease = rows.leases.get(&LeaseId("l".into())).expect("the lease");
             assert_eq!((lease.outstanding.usd.0, lease.reserved.usd.0, lease.reserved.tokens), (20_000_000_000_000_000_000_000, 8, 4));
             let day = rows.standing(&LimitKey("a/b/day".into()), lease.limits[0].span, 50);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::core::call::CallOutcome;
 use crate::ledger::conformance::{Home, holder, keeps_promises, record};
-use crate::ledger::usage::HOUR_MS;
+use crate::ledger::usage::{DAY_MS, HOUR_MS, MOST_OF_A_DAY};
 
 struct Directory(tempfile::TempDir);
 
@@ -51,6 +51,32 @@ async fn sums_stay_when_the_calls_are_deleted() {
     assert_eq!((pruned(2), pruned(2), pruned(2)), (2, 1, 0));
     assert_eq!(ledger.totals(&query).await.expect("totals"), before);
     assert_eq!(ledger.totals(&CallQuery { from_ms: 3 * HOUR_MS + 1, ..query }).await.expect("totals")[0].calls, 1, "an hour that is kept");
+}
+
+#[tokio::test]
+async fn days_that_are_over_are_summed_in_their_order_unless_they_are_too_large() {
+    let home = Directory::new().await;
+    let ledger = home.open().await;
+    for (call, at_ms) in [("a", 7), ("b", 3 * HOUR_MS), ("c", 2 * DAY_MS + 7), ("d", 3 * DAY_MS)] {
+        report(ledger.as_ref(), call, at_ms).await;
+    }
+    let connection = Connection::open(home.0.path().join("ledger.db")).expect("a connection");
+    let summed = |over_ms| hours::sum_a_day(&connection, over_ms).expect("summed");
+    let days = || -> String {
+        connection.query_row("SELECT group_concat((day / 86400000) || ':' || calls) FROM usage_days", [], |row| row.get(0)).expect("days")
+    };
+    while summed(3 * DAY_MS) {}
+    assert_eq!(days(), "0:2,2:1", "the third day is not over");
+    assert!(!summed(4 * DAY_MS - 1) && summed(4 * DAY_MS));
+    assert_eq!(days(), "0:2,2:1,3:1");
+    report(ledger.as_ref(), "e", 5 * DAY_MS).await;
+    let copies = format!(
+        "INSERT INTO usage_hours SELECT {}, n || dimensions, 1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0 FROM usage_hours, n WHERE hour = ?1",
+        5 * DAY_MS
+    );
+    let many = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {MOST_OF_A_DAY}) {copies}");
+    assert_eq!(connection.execute(&many, [5 * DAY_MS]).expect("inserted") as i64, MOST_OF_A_DAY);
+    assert!(!summed(9 * DAY_MS));
 }
 
 #[tokio::test]

@@ -6,73 +6,115 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, watch};
 
 use super::{hours, load, save};
+use crate::ledger::known::Known;
+use crate::ledger::machine::forget::{Needed, before_ms};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
+use crate::ledger::usage::HOUR_MS;
 use crate::ledger::{LedgerError, Options, PRUNED, until_next_pruning};
 
+/// The connection that writes, and the rows that it knows without reading them.
+pub struct Writer {
+    connection: Connection,
+    known: Known,
+    /// Of the file, as [`load::version`] has it: with another, somebody else has written, and nothing is known.
+    version: i64,
+}
+
 /// Serves requests until every sender is gone.
-pub fn run(mut connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>, options: &Options) {
+pub fn run(connection: Connection, mut queue: mpsc::Receiver<Asked>, changed: &watch::Sender<u64>, options: &Options) {
+    let mut writer = Writer::on(connection);
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_pruning = Instant::now();
     while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-        serve(&mut connection, std::mem::take(&mut batch));
+        writer.serve(std::mem::take(&mut batch));
         changed.send_modify(|count| *count += 1);
         if Instant::now() >= next_pruning {
-            next_pruning = Instant::now() + until_next_pruning(prune(&mut connection, options));
+            next_pruning = Instant::now() + until_next_pruning(writer.tidy(options));
         }
     }
     // Leaves one file behind rather than three.
-    let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+    let _ = writer.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
 }
 
-/// A row that cannot be read fails those who need it, not whoever shares their transaction: nothing of the batch is done then,
-/// and each request is carried out alone.
-fn serve(connection: &mut Connection, batch: Vec<Asked>) {
-    match carry_out(connection, batch.iter().map(|asked| &asked.request)) {
-        Err(LedgerError::Corrupt(_)) if batch.len() > 1 => {
-            for asked in batch {
-                let answers = carry_out(connection, std::iter::once(&asked.request));
-                answer_all([asked], answers);
+impl Writer {
+    pub fn on(connection: Connection) -> Writer {
+        Writer { connection, known: Known::default(), version: 0 }
+    }
+
+    /// A row that cannot be read fails those who need it, not whoever shares their transaction: nothing of the batch is done then,
+    /// and each request is carried out alone.
+    fn serve(&mut self, batch: Vec<Asked>) {
+        match self.carry_out(batch.iter().map(|asked| &asked.request)) {
+            Err(LedgerError::Corrupt(_)) if batch.len() > 1 => {
+                for asked in batch {
+                    let answers = self.carry_out(std::iter::once(&asked.request));
+                    answer_all([asked], answers);
+                }
             }
+            answers => answer_all(batch, answers),
         }
-        answers => answer_all(batch, answers),
     }
-}
 
-/// Deletes some calls that need not be kept any more; how many. A failure is left for the next time.
-fn prune(connection: &mut Connection, options: &Options) -> usize {
-    let mut some = || -> Result<usize, LedgerError> {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let Some(before_ms) = options.delete_before(load::clock(&transaction)?) else { return Ok(0) };
-        let deleted = hours::prune(&transaction, before_ms, PRUNED)?;
+    /// Deletes some calls and accounts that need not be kept any more, and sums a day that is over; [`PRUNED`] when there may be more of it
+    /// to do, or else fewer. A failure is left for the next time.
+    fn tidy(&mut self, options: &Options) -> usize {
+        let mut some = || -> Result<usize, LedgerError> {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let now_ms = load::clock(&transaction)?;
+            let calls = match options.delete_before(now_ms) {
+                Some(before_ms) => hours::prune(&transaction, before_ms, PRUNED)?,
+                None => 0,
+            };
+            let accounts = save::forget_accounts(&transaction, before_ms(now_ms), PRUNED)?;
+            let is_summed = hours::sum_a_day(&transaction, now_ms.saturating_sub(HOUR_MS))?;
+            transaction.commit()?;
+            if accounts > 0 {
+                self.known.forget();
+            }
+            Ok(if is_summed { PRUNED as usize } else { calls.max(accounts) })
+        };
+        some().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what need not be kept could not be deleted, or a day not be summed");
+            0
+        })
+    }
+
+    fn carry_out<'a>(&mut self, requests: impl Iterator<Item = &'a Request> + Clone) -> Result<Vec<Result<Answer, Rejected>>, LedgerError> {
+        let done = self.attempt(requests);
+        if done.is_err() {
+            self.known.forget();
+        }
+        done
+    }
+
+    fn attempt<'a>(&mut self, requests: impl Iterator<Item = &'a Request> + Clone) -> Result<Vec<Result<Answer, Rejected>>, LedgerError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version = load::version(&transaction)?;
+        if std::mem::replace(&mut self.version, version) != version {
+            self.known.forget();
+        }
+        let mut rows = load::rows(&transaction, &self.known, requests.clone())?;
+        let loaded_ms = rows.seen_ms;
+        let mut books = Vec::new();
+        let answers = requests.clone().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
+        if rows.seen_ms != loaded_ms {
+            save::clock(&transaction, rows.seen_ms)?;
+        }
+        save::rows(&transaction, &rows, &Needed::by(&rows, requests.clone()))?;
+        save::bookings(&transaction, &books)?;
+        let is_end = requests.clone().any(|request| matches!(request, Request::HolderGone { .. }));
+        if is_end {
+            save::forget(&transaction, rows.seen_ms - machine::gone::REMEMBER_MS)?;
+        }
         transaction.commit()?;
-        Ok(deleted)
-    };
-    some().unwrap_or_else(|error| {
-        tracing::warn!(%error, "calls that need not be kept any more could not be deleted");
-        0
-    })
-}
-
-fn carry_out<'a>(
-    connection: &mut Connection,
-    requests: impl Iterator<Item = &'a Request> + Clone,
-) -> Result<Vec<Result<Answer, Rejected>>, LedgerError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut rows = load::rows(&transaction, requests.clone())?;
-    let loaded_ms = rows.seen_ms;
-    let mut books = Vec::new();
-    let answers = requests.clone().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
-    if rows.seen_ms != loaded_ms {
-        save::clock(&transaction, rows.seen_ms)?;
+        if is_end {
+            self.known.forget();
+        } else {
+            self.known.learn(rows);
+        }
+        Ok(answers)
     }
-    save::rows(&transaction, &rows)?;
-    save::bookings(&transaction, &books)?;
-    if requests.clone().any(|request| matches!(request, Request::HolderGone { .. })) {
-        save::forget(&transaction, rows.seen_ms - machine::gone::REMEMBER_MS)?;
-    }
-    transaction.commit()?;
-    Ok(answers)
 }
 
 #[cfg(test)]
@@ -83,10 +125,10 @@ mod tests {
     use crate::ledger::sqlite::schema;
     use crate::ledger::{Decision, Entry};
 
-    fn ledger() -> Connection {
+    fn ledger() -> Writer {
         let mut connection = Connection::open_in_memory().expect("a connection");
         schema::prepare(&mut connection, "memory").expect("a schema");
-        connection
+        Writer::on(connection)
     }
 
     fn queued(requests: &[Request]) -> (Vec<Asked>, Vec<tokio::sync::oneshot::Receiver<Result<Answer, LedgerError>>>) {
@@ -99,12 +141,13 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_read_fails_only_those_who_need_it() {
-        let mut connection = ledger();
+        let mut writer = ledger();
         let ask = |lease: &str, seq| Request::Acquire(acquire(lease, seq, &[limit(&format!("shop/{lease}/l"), 100)], 10, 10));
-        serve(&mut connection, queued(&[ask("a", 1)]).0);
-        connection.execute("UPDATE leases SET usd = 'ten'", []).expect("changed");
+        writer.serve(queued(&[ask("a", 1)]).0);
+        writer.connection.execute("UPDATE leases SET usd = 'ten'", []).expect("changed");
+        writer.known.forget();
         let (batch, answers) = queued(&[ask("b", 1), ask("a", 2), ask("c", 1)]);
-        serve(&mut connection, batch);
+        writer.serve(batch);
         let answers: Vec<_> = answers.into_iter().map(|answer| answer.blocking_recv().expect("an answer")).collect();
         assert!(granted(&answers[0]) && granted(&answers[2]), "{answers:?}");
         assert!(matches!(answers[1], Err(LedgerError::Corrupt(_))), "{answers:?}");
@@ -112,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_undoes_all_of_a_transaction_and_tells_everybody() {
-        let mut connection = ledger();
-        let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a count");
+        let mut writer = ledger();
+        let pages: i64 = writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a count");
         let report = |from: usize| Request::Report {
             holder: holder("pod"),
             entries: (from..from + 100)
@@ -126,27 +169,27 @@ mod tests {
             now_ms: 1,
         };
         let requests = [report(0), report(100)];
-        connection.pragma_update(None, "max_page_count", pages + 2).expect("a limit");
-        let full = carry_out(&mut connection, requests.iter());
+        writer.connection.pragma_update(None, "max_page_count", pages + 2).expect("a limit");
+        let full = writer.carry_out(requests.iter());
         assert!(matches!(full, Err(LedgerError::NoSpace(_))), "{full:?}");
-        connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
-        assert_eq!(carry_out(&mut connection, requests.iter()).expect("done").len(), 2);
-        let settled: String = connection.query_row("SELECT settled FROM accounts", [], |row| row.get(0)).expect("an account");
+        writer.connection.pragma_update(None, "max_page_count", 1_000_000).expect("a limit");
+        assert_eq!(writer.carry_out(requests.iter()).expect("done").len(), 2);
+        let settled: String = writer.connection.query_row("SELECT settled FROM accounts", [], |row| row.get(0)).expect("an account");
         assert_eq!(settled, "200", "each call once");
     }
 
     #[test]
     fn a_disk_that_became_read_only_fails_what_writes_and_loses_nothing() {
-        let mut connection = ledger();
+        let mut writer = ledger();
         let ask = |seq| Request::Acquire(acquire("a", seq, &[limit("shop/b/l", 100)], 10, 10));
-        carry_out(&mut connection, [ask(1)].iter()).expect("written");
-        connection.pragma_update(None, "query_only", true).expect("read-only");
-        let failed = carry_out(&mut connection, [ask(2)].iter());
+        writer.carry_out([ask(1)].iter()).expect("written");
+        writer.connection.pragma_update(None, "query_only", true).expect("read-only");
+        let failed = writer.carry_out([ask(2)].iter());
         assert!(matches!(failed, Err(LedgerError::ReadOnly(_))), "{failed:?}");
-        connection.pragma_update(None, "query_only", false).expect("writable");
-        let again = carry_out(&mut connection, [ask(1), ask(2)].iter()).expect("written");
+        writer.connection.pragma_update(None, "query_only", false).expect("writable");
+        let again = writer.carry_out([ask(1), ask(2)].iter()).expect("written");
         assert!(again.iter().all(|answer| matches!(answer, Ok(Answer::Acquired(Decision::Granted { .. })))), "{again:?}");
-        let held: String = connection.query_row("SELECT outstanding FROM accounts", [], |row| row.get(0)).expect("an account");
+        let held: String = writer.connection.query_row("SELECT outstanding FROM accounts", [], |row| row.get(0)).expect("an account");
         assert_eq!(held, "20", "the first request counts once");
     }
 
@@ -162,8 +205,8 @@ mod tests {
         // The header stays, so that it opens; what the tables are made of does not.
         let broken: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| if at < 4_096 { *byte } else { 0x5a }).collect();
         std::fs::write(&path, broken).expect("written");
-        let mut connection = Connection::open(&path).expect("it opens");
-        let failed = carry_out(&mut connection, [Request::Acquire(acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10))].iter());
+        let mut writer = Writer::on(Connection::open(&path).expect("it opens"));
+        let failed = writer.carry_out([Request::Acquire(acquire("a", 1, &[limit("shop/b/l", 100)], 10, 10))].iter());
         assert!(matches!(failed, Err(LedgerError::Corrupt(_))), "{failed:?}");
     }
 }
