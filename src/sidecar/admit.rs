@@ -1,6 +1,7 @@
 //! Letting a request in: what it is by its path, whose it is by its headers, and what it asks for by its body.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,8 @@ use crate::llm::{self, Addressed, ErrorKind};
 pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
 /// Room that is made for a body because its caller says that it is so long.
 const TRUSTED: usize = 256 << 10;
+/// Most bytes that are taken of a body after it was found too large.
+const DISCARDED: usize = 64 << 20;
 /// Prefix of the headers with dimensions.
 const SPEND_PREFIX: &str = "x-spend-";
 
@@ -123,7 +126,7 @@ pub fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand. It is copied out of what
+/// The whole body, or a refusal when it is larger than `limit`; nothing is kept of one that says so beforehand. It is copied out of what
 /// was read from the connection, for the reason that [`detach`] has.
 ///
 /// # Errors
@@ -138,10 +141,12 @@ where
         Refusal::new(ErrorKind::TooLarge, message)
     };
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut body = std::pin::pin!(body);
     if expected > limit {
+        discard(body).await;
         return Err(too_large());
     }
-    let (mut whole, mut body) = (BytesMut::with_capacity(expected.min(TRUSTED)), std::pin::pin!(body));
+    let mut whole = BytesMut::with_capacity(expected.min(TRUSTED));
     while let Some(frame) = body.frame().await {
         let broken = |error: B::Error| {
             let error = error.into();
@@ -149,11 +154,21 @@ where
         };
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if whole.len() + data.len() > limit {
+            discard(body).await;
             return Err(too_large());
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
+}
+
+/// Takes the rest of a body that nobody wants: a caller whose connection is closed while it sends often never reads why.
+async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
+    let mut left = DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
+    }
 }
 
 /// Gives headers values of their own. They are parts of what was read from a connection, whose buffer can take the next read only when
