@@ -6,6 +6,7 @@ use spendkeeper::core::catalogue;
 use spendkeeper::core::cel::Expression;
 use spendkeeper::core::policy::{Protocol, Provider};
 use spendkeeper::llm::address::{percent_decoded, recognise, upstream_path};
+use spendkeeper::llm::transcript::{Answered, Asked};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
 use spendkeeper::sidecar::upstream::framing::Framing as BodyFraming;
@@ -50,12 +51,27 @@ pub fn all() -> Vec<Target> {
         let run = move |input: &[u8]| translation(asked, upstream, input);
         all.push(Target::new(format!("translate/{asked:?}-{upstream:?}"), &[&seeds::REQUESTS[..], &seeds::ANSWERS[..]].concat(), run));
     }
+    let texts = [&seeds::REQUESTS[..], &seeds::ANSWERS[..], &seeds::EVENTS[..]].concat();
+    all.push(Target::new("transcript", &texts, transcript));
     all.push(Target::new("http1/answer", &seeds::HTTP, http_answer));
     all.push(Target::new("path", &seeds::PATHS, path));
     all.push(Target::new("price-list/litellm", &[seeds::LITELLM], |input| drop(catalogue::from_litellm(&text(input), "2026-01-01"))));
     all.push(Target::new("price-list/own", &[seeds::PRICES], |input| drop(catalogue::from_yaml(&text(input)))));
     all.push(Target::new("cel", &["call.team == 'support' && call.model in ['a', 'b']"], |input| drop(Expression::compile(&text(input)))));
     all
+}
+
+/// What is kept of a text is no longer than the text, however often it is read.
+fn transcript(input: &[u8]) {
+    let length = |messages: &[serde_json::Value]| messages.iter().map(|message| message.to_string().len()).sum::<usize>();
+    let asked = Asked::of(input);
+    // Names and quotes are added to each part, which is some bytes of the text.
+    assert!(length(&asked.messages) + length(&asked.instructions) <= 64 * (input.len() + 64), "there is more than was asked");
+    let mut answered = Answered::default();
+    for _ in 0..3 {
+        answered.read(input);
+    }
+    assert!(length(&answered.messages()) <= 64 * (3 * input.len() + 64) + (16 << 10), "there is more than was answered");
 }
 
 /// An answer is the same however it is cut into what is read at once, and never more than was sent.

@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 const LIMIT: usize = 64 << 10;
 /// Messages, and parts of one, that are kept.
 const MOST: usize = 1_024;
+/// Choices that are kept: as many as may be asked for.
+const CHOICES: usize = 128;
 
 /// What was asked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -249,7 +251,7 @@ impl Answered {
         self.grow(choice, 1, Kind::Text, &message["content"]);
         self.grow(choice, 1, Kind::Text, &message["refusal"]);
         for (number, call) in message["tool_calls"].as_array().into_iter().flatten().take(MOST).enumerate() {
-            let place = 2 + call["index"].as_u64().unwrap_or(number as u64);
+            let place = call["index"].as_u64().unwrap_or(number as u64).saturating_add(2);
             self.call(choice, place, &call["id"], &call["function"]["name"], &call["function"]["arguments"]);
         }
     }
@@ -330,7 +332,7 @@ impl Answered {
     }
 
     fn next_place(&mut self, choice: u64) -> u64 {
-        self.choice(choice).map_or(0, |choice| choice.parts.iter().map(|piece| piece.place + 1).max().unwrap_or_default())
+        self.choice(choice).map_or(0, |choice| choice.parts.iter().map(|piece| piece.place.saturating_add(1)).max().unwrap_or_default())
     }
 
     fn finished(&mut self, choice: u64, reason: &Value) {
@@ -342,7 +344,7 @@ impl Answered {
     }
 
     fn choice(&mut self, index: u64) -> Option<&mut Choice> {
-        let index = usize::try_from(index).ok().filter(|index| *index < MOST)?;
+        let index = usize::try_from(index).ok().filter(|index| *index < CHOICES)?;
         if self.choices.len() <= index {
             self.choices.resize_with(index + 1, Choice::default);
         }
