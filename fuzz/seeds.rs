@@ -61,13 +61,33 @@ pub const LITELLM: &str = r#"{"m":{"input_cost_per_token":2.5e-06,"output_cost_p
 
 pub const PRICES: &str = "- model: m\n  effectiveFrom: \"2026-01-01\"\n  input: \"1.25\"\n  output: \"10\"\n  steps: [{above: 1000, input: \"2\", output: \"3\"}]\n  tiers: {Flex: {input: \"1\", output: \"5\"}}\n";
 
+/// Events of Amazon's streams, a line each, with their names: a conversation's, and a model's own.
+pub const AMAZON: [&str; 2] = [
+    "messageStart {\"role\":\"assistant\"}\ncontentBlockStart {\"contentBlockIndex\":1,\"start\":{\"toolUse\":{\"toolUseId\":\"t\",\"name\":\"f\"}}}\ncontentBlockDelta {\"contentBlockIndex\":0,\"delta\":{\"text\":\"Hi\"}}\ncontentBlockDelta {\"contentBlockIndex\":1,\"delta\":{\"toolUse\":{\"input\":\"{}\"}}}\ncontentBlockStop {\"contentBlockIndex\":0}\nmessageStop {\"stopReason\":\"tool_use\"}\nmetadata {\"usage\":{\"inputTokens\":9,\"outputTokens\":3,\"totalTokens\":12}}",
+    "chunk {\"bytes\":\"eyJ0eXBlIjoibWVzc2FnZV9kZWx0YSIsInVzYWdlIjp7Im91dHB1dF90b2tlbnMiOjR9fQ==\"}\nchunk {\"bytes\":\"eyJ0eXBlIjoibWVzc2FnZV9zdG9wIn0=\"}\nthrottlingException {\"message\":\"slow down\"}",
+];
+
+/// Answers of OpenAI's services that are no models of text, whole and streamed.
+pub const MEDIA: [&str; 3] = [
+    r#"{"created":1,"data":[{"b64_json":"AAAA"}],"usage":{"input_tokens":9,"input_tokens_details":{"text_tokens":5,"image_tokens":4},"output_tokens":3,"total_tokens":12}}"#,
+    r#"{"text":"Hi","usage":{"type":"tokens","input_tokens":9,"input_token_details":{"text_tokens":1,"audio_tokens":8},"output_tokens":3,"total_tokens":12}}"#,
+    "data: {\"type\":\"transcript.text.delta\",\"delta\":\"Hi\"}\n\ndata: {\"type\":\"transcript.text.done\",\"text\":\"Hi\",\"usage\":{\"input_tokens\":9,\"output_tokens\":3}}\n\n",
+];
+
 /// A frame of Amazon's event stream with this JSON in it.
-pub fn amazon_frame(json: &[u8]) -> Vec<u8> {
-    let name = b":event-type";
-    let mut headers = vec![name.len() as u8];
-    headers.extend_from_slice(name);
-    headers.extend_from_slice(&[7, 0, 8]);
-    headers.extend_from_slice(b"metadata");
+pub fn amazon_frame(event: &[u8], json: &[u8]) -> Vec<u8> {
+    let event = &event[..event.len().min(255)];
+    let (kind, name): (&[u8], &[u8]) = match event.ends_with(b"Exception") {
+        true => (b"exception", b":exception-type"),
+        false => (b"event", b":event-type"),
+    };
+    let mut headers = Vec::new();
+    for (name, value) in [(&b":message-type"[..], kind), (name, event)] {
+        headers.push(name.len() as u8);
+        headers.extend_from_slice(name);
+        headers.extend_from_slice(&[7, 0, value.len() as u8]);
+        headers.extend_from_slice(value);
+    }
     let total = 16 + headers.len() + json.len();
     let mut frame = Vec::with_capacity(total);
     frame.extend_from_slice(&(total as u32).to_be_bytes());

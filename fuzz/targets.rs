@@ -6,6 +6,7 @@ use spendkeeper::core::catalogue;
 use spendkeeper::core::cel::Expression;
 use spendkeeper::core::policy::{Protocol, Provider};
 use spendkeeper::llm::address::{percent_decoded, recognise, upstream_path};
+use spendkeeper::llm::passing::usage_of;
 use spendkeeper::llm::transcript::{Answered, Asked};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
@@ -39,7 +40,7 @@ pub fn all() -> Vec<Target> {
         all.push(Target::new(format!("request/{protocol:?}"), &seeds::REQUESTS, move |input| request(protocol, input)));
         all.push(Target::new(format!("usage/{protocol:?}"), &seeds::ANSWERS, move |input| drop(usage_of_body(protocol, input))));
         let mut target = Target::new(format!("stream/{protocol:?}"), &seeds::STREAMS, move |input| stream(protocol, input));
-        target.seeds.push(seeds::amazon_frame(br#"{"metadata":{"usage":{"inputTokens":1,"outputTokens":2}}}"#));
+        target.seeds.push(seeds::amazon_frame(b"metadata", br#"{"usage":{"inputTokens":1,"outputTokens":2}}"#));
         all.push(target);
     }
     for (asked, upstream) in [
@@ -49,8 +50,14 @@ pub fn all() -> Vec<Target> {
         (Protocol::AnthropicMessages, Protocol::OpenAIChat),
     ] {
         let run = move |input: &[u8]| translation(asked, upstream, input);
-        all.push(Target::new(format!("translate/{asked:?}-{upstream:?}"), &[&seeds::REQUESTS[..], &seeds::ANSWERS[..]].concat(), run));
+        all.push(Target::new(
+            format!("translate/{asked:?}-{upstream:?}"),
+            &[&seeds::REQUESTS[..], &seeds::ANSWERS[..], &seeds::STREAMS[..]].concat(),
+            run,
+        ));
     }
+    all.push(Target::new("amazon-events", &seeds::AMAZON, amazon_events));
+    all.push(Target::new("media", &seeds::MEDIA, media));
     let texts = [&seeds::REQUESTS[..], &seeds::ANSWERS[..], &seeds::EVENTS[..]].concat();
     all.push(Target::new("transcript", &texts, transcript));
     all.push(Target::new("http1/answer", &seeds::HTTP, http_answer));
@@ -59,6 +66,26 @@ pub fn all() -> Vec<Target> {
     all.push(Target::new("price-list/own", &[seeds::PRICES], |input| drop(catalogue::from_yaml(&text(input)))));
     all.push(Target::new("cel", &["call.team == 'support' && call.model in ['a', 'b']"], |input| drop(Expression::compile(&text(input)))));
     all
+}
+
+/// Events whose frames are whole, whatever is in them.
+fn amazon_events(input: &[u8]) {
+    let framed = |line: &[u8]| {
+        let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+        seeds::amazon_frame(&line[..end], line.get(end + 1..).unwrap_or_default())
+    };
+    let frames: Vec<u8> = input.split(|byte| *byte == b'\n').flat_map(framed).collect();
+    for protocol in [Protocol::BedrockConverse, Protocol::BedrockInvoke] {
+        stream(protocol, &frames);
+    }
+    translation(Protocol::OpenAIChat, Protocol::BedrockConverse, &frames);
+}
+
+/// What answers to requests that pass through say of what they used.
+fn media(input: &[u8]) {
+    for path in ["/v1/images/generations", "/openai/deployments/d/audio/transcriptions?x=y", "/v1/responses/compact", "/v1/files"] {
+        drop(usage_of(path, input));
+    }
 }
 
 /// What is kept of a text is no longer than the text, however often it is read.
