@@ -90,9 +90,9 @@ fn parts(content: &Value, room: &mut Room) -> Vec<Value> {
     match content {
         Value::String(text) => vec![text_part("text", text, room)],
         Value::Array(list) => list.iter().take(MOST).flat_map(|item| parts(item, room)).collect(),
-        Value::Object(object) => match ["content", "parts"].into_iter().find_map(|name| object.get(name)) {
-            Some(inner) if part(object, room).is_none() => parts(inner, room),
-            _ => part(object, room).into_iter().collect(),
+        Value::Object(object) => match part(object, room) {
+            Some(part) => vec![part],
+            None => ["content", "parts"].into_iter().find_map(|name| object.get(name)).map_or_else(Vec::new, |inner| parts(inner, room)),
         },
         _ => Vec::new(),
     }

@@ -199,6 +199,9 @@ fn there_is_an_end_to_what_is_kept_of_a_text() {
         Asked::of(json!({"messages": [{"role": "user", "content": long}, {"role": "user", "content": "more"}]}).to_string().as_bytes());
     assert!(asked.truncated && asked.messages[0]["parts"][0]["content"].as_str().unwrap().len() == LIMIT);
     assert_eq!(asked.messages[1], said("user", &[text("")]));
+    // What a tool answered takes its room once.
+    let answer = json!({"messages": [{"content": [{"type": "tool_result", "tool_use_id": "1", "content": "x".repeat(LIMIT * 2 / 3)}]}]});
+    assert!(!Asked::of(answer.to_string().as_bytes()).truncated);
     let mut answered = Answered::default();
     for _ in 0..3 {
         answered.read(json!({"choices": [{"index": 0, "delta": {"content": "x".repeat(LIMIT / 2)}}]}).to_string().as_bytes());
