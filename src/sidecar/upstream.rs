@@ -63,12 +63,6 @@ pub enum SendError {
     Broken(#[source] BodyError),
 }
 
-/// Why there is no answer, and the request if nothing of it was sent.
-struct Failure {
-    error: BodyError,
-    unsent: Option<Request<UpstreamBody>>,
-}
-
 /// A way to a server.
 enum Way {
     Own(Box<Link>),
@@ -100,14 +94,14 @@ impl Upstream {
                 Some(way) => (way, true),
                 None => (Box::pin(self.connect(&place)).await?, false),
             };
-            let Failure { error, unsent } = match way {
+            let Unanswered { error, unsent } = match way {
                 Way::Own(link) => match link.send(request).await {
                     Ok((head, carried)) => return Ok(head.map(|()| Answer::own(carried, Arc::clone(&self.idle), place))),
-                    Err(Unanswered { error, unsent }) => Failure { error: error.into(), unsent },
+                    Err(unanswered) => unanswered,
                 },
                 Way::Shared(lane) => match send_shared(lane, request).await {
                     Ok(answer) => return Ok(answer),
-                    Err(failure) => failure,
+                    Err(unanswered) => unanswered,
                 },
             };
             match unsent {
@@ -153,7 +147,7 @@ impl Upstream {
 }
 
 /// Sends a request on a connection that others use too. HTTP/2 wants the host in the URI, and knows no header of it.
-async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, Failure> {
+async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, Unanswered> {
     let Lane { mut sender, place_taken } = lane;
     if let Some(host) = request.headers_mut().remove(header::HOST)
         && let Ok(authority) = Authority::try_from(host.as_bytes())
@@ -170,7 +164,7 @@ async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<R
         }
         Err(mut error) => {
             let unsent = error.take_message();
-            Err(Failure { error: error.into_error().into(), unsent })
+            Err(Unanswered { error: error.into_error().into(), unsent })
         }
     }
 }

@@ -53,7 +53,7 @@ pub enum LinkError {
 
 /// Why a request was not answered. It comes back if nothing of it was sent.
 pub struct Unanswered {
-    pub error: LinkError,
+    pub error: BodyError,
     pub unsent: Option<Request<UpstreamBody>>,
 }
 
@@ -96,7 +96,7 @@ impl Link {
                 let keeps_alive = keeps_alive && not_written.is_none();
                 Ok((response, Carried { link: self, sending: sending.map(Box::new), rest, framing, keeps_alive }))
             }
-            Err(error) => Err(Unanswered { error: not_written.map_or(error, LinkError::Broken), unsent }),
+            Err(error) => Err(Unanswered { error: not_written.map_or(error, LinkError::Broken).into(), unsent }),
         }
     }
 
