@@ -10,7 +10,7 @@ use spendkeeper::llm::passing::usage_of;
 use spendkeeper::llm::transcript::{Answered, Asked};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
-use spendkeeper::sidecar::upstream::framing::Framing as BodyFraming;
+use spendkeeper::sidecar::http1::framing::Framing as BodyFraming;
 use spendkeeper::sidecar::upstream::head;
 
 use super::seeds;

@@ -1,7 +1,6 @@
 //! Letting a request in: what it is by its path, whose it is by its headers, and what it asks for by its body.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -21,8 +20,6 @@ use crate::llm::{self, Addressed, ErrorKind};
 pub const OUTCOMES_PATH: &str = "/spend/v1/outcomes";
 /// Room that is made for a body because its caller says that it is so long.
 const TRUSTED: usize = 256 << 10;
-/// Most bytes that are taken of a body after it was found too large.
-const DISCARDED: usize = 64 << 20;
 /// Prefix of the headers with dimensions.
 const SPEND_PREFIX: &str = "x-spend-";
 
@@ -101,7 +98,6 @@ where
     request.heed_headers(&|name| text_of(&parts.headers, name));
     let dimensions = dimensions(policy, &parts.headers);
     clean(&mut parts.headers);
-    detach(&mut parts.headers);
     let query = parts.uri.query().map(str::to_owned);
     Ok(Admitted { request, dimensions, headers: parts.headers, query, started, started_at_ms, trace: None })
 }
@@ -126,8 +122,7 @@ pub fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// The whole body, or a refusal when it is larger than `limit`; nothing is kept of one that says so beforehand. It is copied out of what
-/// was read from the connection, for the reason that [`detach`] has.
+/// The whole body, or a refusal when it is larger than `limit`; nothing is read of one that says so beforehand.
 ///
 /// # Errors
 /// When it is too large, or the caller stopped sending.
@@ -143,10 +138,9 @@ where
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut body = std::pin::pin!(body);
     if expected > limit {
-        discard(body).await;
         return Err(too_large());
     }
-    let mut whole = BytesMut::with_capacity(expected.min(TRUSTED));
+    let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let broken = |error: B::Error| {
             let error = error.into();
@@ -154,21 +148,18 @@ where
         };
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if whole.len() + data.len() > limit {
-            discard(body).await;
             return Err(too_large());
+        }
+        // Most often it comes in one piece.
+        if data.len() == expected && body.is_end_stream() {
+            return Ok(data);
+        }
+        if whole.is_empty() {
+            whole.reserve(expected.clamp(data.len(), TRUSTED.max(data.len())));
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-/// Takes the rest of a body that nobody wants: a caller whose connection is closed while it sends often never reads why.
-async fn discard<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) {
-    let mut left = DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
-        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-        left = rest;
-    }
 }
 
 /// Gives headers values of their own. They are parts of what was read from a connection, whose buffer can take the next read only when

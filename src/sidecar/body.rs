@@ -13,9 +13,6 @@ use super::shared::CountedBody;
 /// What can go wrong while a body streams.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A connection copies what it sends into one buffer, which it keeps: no more than so much of a body at once.
-const PIECE: usize = 64 << 10;
-
 /// A body for a caller.
 pub enum ProxyBody {
     /// All of it is here: what is still to be sent.
@@ -41,7 +38,7 @@ impl Body for ProxyBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             ProxyBody::Whole(rest) => {
-                let piece = rest.split_to(rest.len().min(PIECE));
+                let piece = std::mem::take(rest);
                 Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
             }
             ProxyBody::Metered(body) => Pin::new(body.as_mut()).poll_frame(context),

@@ -1,31 +1,32 @@
-//! The proxy's listener: connections on loopback, HTTP/1.1 or HTTP/2 as the caller speaks, one task each on one of the [`Workers`].
+//! The proxy's listener: connections on loopback, [HTTP/1.1](super::caller) or HTTP/2 as the caller speaks, one task each on one of the
+//! [`Workers`].
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use super::admit::detach;
 use super::call::Sidecar;
+use super::caller::{self, CallerBody, HEADER_TIMEOUT};
 use super::server::handle;
 use super::workers::Workers;
 
-/// How long a caller may take to say anything, and to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this `accept` failed (too many open files), others get time to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A caller that takes nothing of what it is sent for so long is gone.
 const STALLED_MS: u32 = 300_000;
 /// Bytes of headers at most.
 const HEADER_LIMIT: u32 = 64 << 10;
-/// Room for what is read ahead of a request over HTTP/1.1, its headers included.
-const READ_AHEAD: usize = 256 << 10;
 /// Calls at once on one HTTP/2 connection.
 const STREAMS: u32 = 1_024;
 /// How a client of HTTP/2 that knows its server begins (RFC 9113, section 3.4).
@@ -42,8 +43,9 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     drain: Duration,
 ) -> bool {
-    let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(sidecar.settings.max_connections));
+    let stopping = CancellationToken::new();
+    let most = sidecar.settings.max_connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(most));
     let mut stop = std::pin::pin!(stop);
     loop {
         let stream = tokio::select! {
@@ -63,18 +65,21 @@ pub async fn serve(
             tokio::spawn(turn_away(stream));
             continue;
         };
-        let (sidecar, watcher) = (Arc::clone(&sidecar), connections.watcher());
+        let (sidecar, stopping) = (Arc::clone(&sidecar), stopping.clone());
         // The worker has a reactor of its own, which the socket moves to.
         let Ok(socket) = stream.into_std() else { continue };
         workers.spawn(async move {
             if let Ok(stream) = TcpStream::from_std(socket) {
-                connection(sidecar, stream, watcher).await;
+                connection(sidecar, stream, stopping).await;
             }
             drop(place);
         });
     }
     drop(listener);
-    tokio::time::timeout(drain, connections.shutdown()).await.is_ok()
+    stopping.cancel();
+    // Whoever has all places waits for nobody.
+    let all = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX));
+    tokio::time::timeout(drain, all).await.is_ok()
 }
 
 fn set_up(stream: &TcpStream) {
@@ -93,24 +98,36 @@ async fn turn_away(mut stream: TcpStream) {
     }
 }
 
-async fn connection(sidecar: Arc<Sidecar>, stream: TcpStream, watcher: Watcher) {
+async fn connection(sidecar: Arc<Sidecar>, stream: TcpStream, stopping: CancellationToken) {
     let mut first = [0; PREFACE.len()];
     let Ok(Ok(_)) = tokio::time::timeout(HEADER_TIMEOUT, stream.peek(&mut first)).await else { return };
-    let service = service_fn(move |request| {
-        let sidecar = Arc::clone(&sidecar);
-        async move { Ok::<_, Infallible>(handle(sidecar, request).await) }
-    });
-    let served = if first == PREFACE {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_header_list_size(HEADER_LIMIT).max_concurrent_streams(STREAMS);
+    if first == PREFACE {
         // Boxed, so that the others do not have room for its state.
-        Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service))).await
+        Box::pin(multiplexed(sidecar, stream, stopping)).await;
     } else {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_AHEAD);
-        // Into one buffer: a stream's events are small, and the room that they were read into is free for the next ones at once.
-        builder.writev(false);
-        watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await
+        let served = caller::serve(stream, &stopping, |request| handle(Arc::clone(&sidecar), request)).await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a caller's connection broke off");
+        }
+    }
+}
+
+/// Serves a connection over HTTP/2.
+async fn multiplexed(sidecar: Arc<Sidecar>, stream: TcpStream, stopping: CancellationToken) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let sidecar = Arc::clone(&sidecar);
+        detach(request.headers_mut());
+        async move { Ok::<_, Infallible>(handle(sidecar, request.map(CallerBody::Multiplexed)).await) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_header_list_size(HEADER_LIMIT).max_concurrent_streams(STREAMS);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a caller's connection broke off");

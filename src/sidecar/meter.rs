@@ -13,8 +13,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::body::{BodyError, ProxyBody};
 use super::config::Snapshot;
 use super::estimate::Lesson;
@@ -240,32 +241,23 @@ pub struct MeteredBody {
     wait: Wait,
 }
 
-/// When a stream was last heard of, and when that is too long ago. The timer is set only while nothing comes, and moved only when it
-/// goes off: a piece that arrives costs no more than a look at the clock.
+/// When a stream was last heard of, and when that is too long ago.
 struct Wait {
     patience: Patience,
     last: Instant,
     deadline: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Wait {
     fn new(patience: Patience) -> Wait {
         let now = Instant::now();
-        Wait { patience, last: now, deadline: now + patience.total, timer: None }
+        Wait { patience, last: now, deadline: now + patience.total, alarm: Alarm::default() }
     }
 
     /// Ready when the stream has been silent, or has gone on, for too long.
     fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let until = self.deadline.min(self.last + self.patience.idle);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            std::task::ready!(timer.as_mut().poll(context));
-            if Instant::now() >= until {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(until);
-        }
+        self.alarm.poll(self.deadline.min(self.last + self.patience.idle), context)
     }
 }
 

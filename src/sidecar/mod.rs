@@ -5,7 +5,7 @@
 //!
 //! | file | what happens |
 //! |---|---|
-//! | [`listen`], [`workers`], [`server`] | a connection is accepted, gets a thread, and its requests are told apart by their path |
+//! | [`listen`], [`workers`], [`caller`], [`server`] | a connection is accepted, gets a thread, and its requests are told apart by their path |
 //! | [`admit`] | the request is read and understood, its dimensions are resolved |
 //! | [`route`] | it is classified, and a model is chosen |
 //! | [`reserve`] | its worst case is set aside in every budget that matches, or it is refused |
@@ -20,8 +20,10 @@
 
 pub mod admin;
 pub mod admit;
+pub mod alarm;
 pub mod body;
 pub mod call;
+pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod credential;
@@ -29,6 +31,7 @@ pub mod estimate;
 pub mod file;
 pub mod forward;
 pub mod health;
+pub mod http1;
 pub mod journal;
 pub mod leases;
 pub mod listen;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -13,6 +12,7 @@ use uuid::Uuid;
 use super::admit::{dimensions, read};
 use super::body::ProxyBody;
 use super::call::Sidecar;
+use super::caller::CallerBody;
 use super::config::Snapshot;
 use super::journal::{JournalError, Line};
 use super::server::{json_response, plain_error};
@@ -48,7 +48,7 @@ fn one() -> u64 {
 }
 
 /// Takes a report of the app's.
-pub async fn take(sidecar: &Sidecar, snapshot: &Snapshot, request: Request<Incoming>) -> Response<ProxyBody> {
+pub async fn take(sidecar: &Sidecar, snapshot: &Snapshot, request: Request<CallerBody>) -> Response<ProxyBody> {
     let dimensions = dimensions(&snapshot.policy.dimensions, request.headers());
     let body = match read(request.into_body(), REPORT_LIMIT).await {
         Ok(body) => body,

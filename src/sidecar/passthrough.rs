@@ -11,11 +11,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::admit::{clean, dimensions, read_in_time};
 use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, record_of};
+use super::caller::CallerBody;
 use super::clock::elapsed_ms;
 use super::config::{ReadyBackend, Snapshot};
 use super::credential::{Signed, can_be_passed_on, not_passed_on};
@@ -38,7 +38,7 @@ const METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::P
 const KEPT_BYTES: usize = 32 << 20;
 
 /// Passes a request on.
-pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Request<Incoming>) -> Response<ProxyBody> {
+pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Request<CallerBody>) -> Response<ProxyBody> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if !METHODS.contains(&method) {
         return plain_error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("{method} is passed on to nobody"));
@@ -114,7 +114,7 @@ fn unknown(method: &Method, path: &str, provider: Provider) -> Response<ProxyBod
 /// looked at: for the model, or for a signature.
 async fn onward(
     sidecar: &Sidecar,
-    request: Request<Incoming>,
+    request: Request<CallerBody>,
     provider: Provider,
     backend: &ReadyBackend,
     free: bool,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use serde_json::json;
 
 use super::admit::{Admitted, Target, admit, target};
 use super::body::ProxyBody;
 use super::call::{Sidecar, make};
+use super::caller::CallerBody;
 use super::config::Snapshot;
 use super::refusal::Refusal;
 use super::route::offered;
@@ -17,9 +17,10 @@ use crate::core::policy::Protocol;
 use crate::llm::ErrorKind;
 
 /// Answers one request.
-pub async fn handle(sidecar: Arc<Sidecar>, request: Request<Incoming>) -> Response<ProxyBody> {
-    let path = request.uri().path().to_owned();
-    let target = target(request.method(), &path);
+pub async fn handle(sidecar: Arc<Sidecar>, request: Request<CallerBody>) -> Response<ProxyBody> {
+    // Its bytes are shared, not copied.
+    let uri = request.uri().clone();
+    let target = target(request.method(), uri.path());
     let Some(snapshot) = sidecar.in_force.load_full() else { return not_ready(&target) };
     match target {
         Target::Model(addressed) => {
@@ -54,7 +55,7 @@ fn not_ready(target: &Target<'_>) -> Response<ProxyBody> {
 }
 
 /// The models of the pod's routes, in the shape of whichever provider the caller speaks to.
-fn models(snapshot: &Snapshot, request: &Request<Incoming>) -> Response<ProxyBody> {
+fn models(snapshot: &Snapshot, request: &Request<CallerBody>) -> Response<ProxyBody> {
     let body = if request.headers().contains_key("anthropic-version") {
         let models = offered(snapshot, Protocol::AnthropicMessages);
         let data: Vec<_> = models

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::admit::{dimensions, remove_hop_by_hop};
 use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, record_of};
+use super::caller::CallerBody;
 use super::clock::elapsed_ms;
 use super::config::{Endpoint, Snapshot};
 use super::server::plain_error;
@@ -26,7 +26,7 @@ use crate::core::call::{CallKind, CallOutcome, CallRecord};
 pub async fn pass(
     sidecar: Arc<Sidecar>,
     snapshot: Arc<Snapshot>,
-    request: Request<Incoming>,
+    request: Request<CallerBody>,
     name: &str,
     path: &str,
 ) -> Response<ProxyBody> {
@@ -57,7 +57,7 @@ pub async fn pass(
     }
 }
 
-fn onward(request: Request<Incoming>, endpoint: &Endpoint, path: &str, count: &mut Count) -> Result<Request<UpstreamBody>, http::Error> {
+fn onward(request: Request<CallerBody>, endpoint: &Endpoint, path: &str, count: &mut Count) -> Result<Request<UpstreamBody>, http::Error> {
     let (mut parts, body) = request.into_parts();
     let path = if path.is_empty() { "/" } else { path };
     parts.uri = endpoint.join(path, parts.uri.query())?;
@@ -82,7 +82,7 @@ struct Count {
 }
 
 impl Count {
-    fn new(sidecar: &Sidecar, snapshot: &Snapshot, request: &Request<Incoming>, name: &str) -> Count {
+    fn new(sidecar: &Sidecar, snapshot: &Snapshot, request: &Request<CallerBody>, name: &str) -> Count {
         let dimensions = dimensions(&snapshot.policy.dimensions, request.headers());
         let begun = record_of(snapshot, dimensions, CallKind::Shared, sidecar.accounts.clock.unix_ms());
         let record = CallRecord { backend: name.to_owned(), ..begun };

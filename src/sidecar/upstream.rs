@@ -2,7 +2,6 @@
 //! system's roots, forward proxies where the environment names them.
 
 mod connect;
-pub mod framing;
 pub mod head;
 mod idle;
 mod link;
@@ -17,11 +16,11 @@ use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::admit::detach;
 use super::body::BodyError;
+use super::caller::CallerBody;
 use connect::{Connector, speaks_http2};
 use idle::{Idle, Place};
 use link::{Link, Unanswered};
@@ -34,7 +33,7 @@ pub enum UpstreamBody {
     /// All of it is here, as a call's is.
     Whole(Bytes),
     /// It streams through.
-    Streamed(Incoming),
+    Streamed(CallerBody),
 }
 
 /// The client.
@@ -180,9 +179,9 @@ fn host(scheme: &Scheme, authority: &Authority) -> Result<HeaderValue, http::hea
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             UpstreamBody::Whole(body) => {
                 Poll::Ready(Some(std::mem::take(body)).filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))

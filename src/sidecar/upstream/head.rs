@@ -4,14 +4,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version, request};
 use httparse::{EMPTY_HEADER, Status};
-use memchr::memmem;
 
-use super::framing::Framing;
-
-/// The largest head of an answer, those of interim answers before it included.
-pub const HEAD_LIMIT: usize = 64 << 10;
-/// Most headers of an answer.
-const HEADERS: usize = 128;
+use crate::sidecar::http1::fields::{self, is_chunked, keeps_alive, stated_length};
+use crate::sidecar::http1::framing::Framing;
+use crate::sidecar::http1::{HEAD_LIMIT, HEADERS};
 
 /// How a request's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +33,19 @@ pub fn write(parts: &request::Parts, length: Length, text: &mut Vec<u8>) {
     text.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &parts.headers {
         if !matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
-            line(name.as_str(), value.as_bytes(), text);
+            fields::write(name.as_str(), value.as_bytes(), text);
         }
     }
     match length {
         // A request that is defined without a body need not say that it has none (RFC 9110, section 8.6).
         Length::Known(0) if !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {}
-        Length::Known(bytes) => line(header::CONTENT_LENGTH.as_str(), bytes.to_string().as_bytes(), text),
-        Length::Chunked => line(header::TRANSFER_ENCODING.as_str(), b"chunked", text),
+        Length::Known(bytes) => {
+            text.extend_from_slice(b"content-length: ");
+            fields::write_number(bytes, text);
+            text.extend_from_slice(b"\r\n");
+        }
+        Length::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
-    text.extend_from_slice(b"\r\n");
-}
-
-fn line(name: &str, value: &[u8], text: &mut Vec<u8>) {
-    text.extend_from_slice(name.as_bytes());
-    text.extend_from_slice(b": ");
-    text.extend_from_slice(value);
     text.extend_from_slice(b"\r\n");
 }
 
@@ -103,8 +96,7 @@ pub fn read(bytes: &[u8], method: &Method) -> Result<Option<Head>, HeadError> {
 
 /// One head, and whether the final one is still to come.
 fn read_one(bytes: &[u8], method: &Method) -> Result<Option<(Head, bool)>, HeadError> {
-    // Parsing from the front each time would take the square of what a slow server sends.
-    if memmem::find(bytes, b"\n\r\n").or_else(|| memmem::find(bytes, b"\n\n")).is_none() {
+    if fields::head_length(bytes).is_none() {
         return Ok(None);
     }
     let mut headers = [EMPTY_HEADER; HEADERS];
@@ -137,37 +129,12 @@ fn framing(status: StatusCode, version: Version, headers: &HeaderMap, method: &M
     if without_body || *method == Method::HEAD {
         return Ok((Framing::length(0), true));
     }
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        let codings: Vec<&[u8]> = headers.get_all(header::TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes).collect();
-        if version == Version::HTTP_10 || codings.len() != 1 || !codings[0].trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            return Err(HeadError::Unframed("its transfer-encoding is not chunked"));
-        }
+    if is_chunked(version, headers).map_err(HeadError::Unframed)? {
         // Whoever sends both may be read otherwise by another; chunks are what counts, and the connection is not used again.
-        return Ok((Framing::chunked(), lengths.count() == 0));
+        return Ok((Framing::chunked(), !headers.contains_key(header::CONTENT_LENGTH)));
     }
-    let mut length = None;
-    for value in lengths.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
-        let stated = number(value.trim_ascii()).ok_or(HeadError::Unframed("its content-length is no number"))?;
-        if *length.get_or_insert(stated) != stated {
-            return Err(HeadError::Unframed("it states two lengths"));
-        }
-    }
+    let length = stated_length(headers).map_err(HeadError::Unframed)?;
     Ok(length.map_or((Framing::until_close(), false), |length| (Framing::length(length), true)))
-}
-
-/// Decimal digits alone: neither a sign nor white space.
-fn number(text: &[u8]) -> Option<u64> {
-    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    digits.parse().ok()
-}
-
-fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
-    let says = |wanted: &str| {
-        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case(wanted))
-    };
-    if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") }
 }
 
 #[cfg(test)]

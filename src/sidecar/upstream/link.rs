@@ -4,10 +4,8 @@
 //! hops between tasks and threads, and events that arrive together leave together. While nobody polls an answer, nothing of
 //! its connection moves, the rest of the request's body included.
 //!
-//! Nor has it a buffer of its own. A thread reads into one that all of its connections share: what is small is copied out of it, and what
-//! is large takes it away. A stream that waits for its next event holds a socket, and a few words of where it is.
+//! Nor has it a [buffer] of its own. A stream that waits for its next event holds a socket, and a few words of where it is.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,25 +16,15 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
 
 use super::UpstreamBody;
 use super::connect::Socket;
-use super::framing::{Framing, Malformed};
 use super::head::{self, Head, HeadError};
 use super::idle::{Idle, Place};
 use super::sending::Sending;
 use crate::sidecar::body::BodyError;
-
-/// Bytes that are read at once.
-const READ: usize = 16 << 10;
-/// Of a read that filled so much of it, the buffer is handed on instead of a copy.
-const LARGE: usize = 4 << 10;
-
-thread_local! {
-    /// Empty until it is first needed, and after it was handed on.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+use crate::sidecar::http1::buffer;
+use crate::sidecar::http1::framing::{Framing, Malformed};
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -129,20 +117,7 @@ impl Link {
 
     /// What the server sent; nothing when it closed the connection.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            if buffer.is_empty() {
-                *buffer = vec![0; READ];
-            }
-            let mut free = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut self.socket).poll_read(context, &mut free))?;
-            let length = free.filled().len();
-            if length < LARGE {
-                return Poll::Ready(Ok(Bytes::copy_from_slice(&buffer[..length])));
-            }
-            let mut read = Bytes::from(std::mem::take(buffer));
-            read.truncate(length);
-            Poll::Ready(Ok(read))
-        })
+        buffer::read(&mut self.socket, context)
     }
 
     /// True when the server has neither closed it nor said anything unasked. Nobody is woken for it from here on.

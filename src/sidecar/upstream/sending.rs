@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::{Method, Request, request};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
 
 use super::UpstreamBody;
 use super::head::{self, Length};
+use crate::sidecar::caller::CallerBody;
 
 /// Room for the head of a call.
 const HEAD: usize = 1 << 10;
@@ -139,7 +139,7 @@ impl Sending {
 }
 
 /// Trailers, which nobody asked for, are left out.
-fn next_piece(body: &mut Incoming, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+fn next_piece(body: &mut CallerBody, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
     loop {
         let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else { return Poll::Ready(Ok(None)) };
         let frame = frame.map_err(io::Error::other)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use http_body_util::StreamBody;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use super::*;
@@ -91,7 +92,7 @@ async fn a_connection_on_which_something_was_sent_unasked_is_not_used_again() {
 }
 
 /// Callers' bodies come from a server; one that streams is had by being sent to one.
-async fn streamed(pieces: Vec<&'static str>, length: Option<u64>) -> (Incoming, tokio::task::JoinHandle<()>) {
+async fn streamed(pieces: Vec<&'static str>, length: Option<u64>) -> (CallerBody, tokio::task::JoinHandle<()>) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (give, given) = tokio::sync::oneshot::channel();
     let give = std::sync::Mutex::new(Some(give));
@@ -112,7 +113,7 @@ async fn streamed(pieces: Vec<&'static str>, length: Option<u64>) -> (Incoming, 
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
     tokio::spawn(connection);
     tokio::spawn(async move { sender.send_request(request).await });
-    (given.await.unwrap(), server)
+    (CallerBody::Multiplexed(given.await.unwrap()), server)
 }
 
 #[tokio::test]

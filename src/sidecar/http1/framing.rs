@@ -1,4 +1,4 @@
-//! Where the body of an answer over HTTP/1.1 ends (RFC 9112, sections 6 and 7), and what of the bytes that were read is it.
+//! Where the body of a message over HTTP/1.1 ends (RFC 9112, sections 6 and 7), and what of the bytes that were read is it.
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ pub enum Framing {
     /// So many bytes.
     Length(u64),
     Chunked(Chunks),
-    /// All that comes until the server closes the connection.
+    /// All that comes until the server closes the connection; only an answer ends so.
     UntilClose,
 }
 
@@ -57,7 +57,7 @@ enum Next {
 
 /// Chunks that are none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its answer's chunks are malformed")]
+#[error("its chunks are malformed")]
 pub struct Malformed;
 
 impl Framing {
