@@ -47,6 +47,14 @@ pub const HTTP: [&str; 5] = [
     "HTTP/1.1 200 OK\ncontent-length: 2\ntransfer-encoding: chunked\n\n2\r\nok\r\n0\r\n\r\n",
 ];
 
+pub const HTTP_REQUESTS: [&str; 5] = [
+    "POST /v1/chat/completions?x=y HTTP/1.1\r\nhost: 127.0.0.1:4400\r\nauthorization: Bearer k\r\ncontent-length: 5\r\n\r\nabcde",
+    "POST /v1/messages HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n4;x=\"y\"\r\nabcd\r\n0\r\nTrailer: 1\r\n\r\n",
+    "GET http://other:1/a HTTP/1.1\r\nhost: h\r\nconnection: keep-alive, x\r\n\r\nGET /b HTTP/1.1\r\n",
+    "OPTIONS * HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 2, 2\r\n\r\nok",
+    "PUT / HTTP/1.1\nhost: h\ncontent-length: 2\ntransfer-encoding: chunked\n\n2\r\nok\r\n0\r\n\r\n",
+];
+
 pub const PATHS: [&str; 7] = [
     "/v1/chat/completions",
     "/openai/deployments/d/chat/completions?api-version=2024-10-21",

@@ -10,7 +10,9 @@ use spendkeeper::llm::passing::usage_of;
 use spendkeeper::llm::transcript::{Answered, Asked};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
+use spendkeeper::sidecar::caller;
 use spendkeeper::sidecar::http1::framing::Framing as BodyFraming;
+use spendkeeper::sidecar::http1::{HEAD_LIMIT, fields};
 use spendkeeper::sidecar::upstream::head;
 
 use super::seeds;
@@ -61,6 +63,7 @@ pub fn all() -> Vec<Target> {
     let texts = [&seeds::REQUESTS[..], &seeds::ANSWERS[..], &seeds::EVENTS[..]].concat();
     all.push(Target::new("transcript", &texts, transcript));
     all.push(Target::new("http1/answer", &seeds::HTTP, http_answer));
+    all.push(Target::new("http1/request", &seeds::HTTP_REQUESTS, http_request));
     all.push(Target::new("path", &seeds::PATHS, path));
     all.push(Target::new("price-list/litellm", &[seeds::LITELLM], |input| drop(catalogue::from_litellm(&text(input), "2026-01-01"))));
     all.push(Target::new("price-list/own", &[seeds::PRICES], |input| drop(catalogue::from_yaml(&text(input)))));
@@ -104,10 +107,21 @@ fn transcript(input: &[u8]) {
 /// An answer is the same however it is cut into what is read at once, and never more than was sent.
 fn http_answer(input: &[u8]) {
     let Ok(Some(head)) = head::read(input, &Method::POST) else { return };
-    assert!(head.length <= input.len().min(head::HEAD_LIMIT), "the head is longer than what was read");
-    let sent = &input[head.length..];
-    let whole = body(head.framing.clone(), sent.chunks(sent.len().max(1)));
-    let bytewise = body(head.framing, sent.chunks(1));
+    assert!(head.length <= input.len().min(HEAD_LIMIT), "the head is longer than what was read");
+    framed(head.framing, &input[head.length..]);
+}
+
+/// So is a request, of which it is known where it ends.
+fn http_request(input: &[u8]) {
+    let Some(length) = fields::head_length(input) else { return };
+    let Ok(head) = caller::head::read(&Bytes::copy_from_slice(&input[..length])) else { return };
+    assert!(head.framing != BodyFraming::until_close(), "a request ends with its connection");
+    framed(head.framing, &input[length..]);
+}
+
+fn framed(framing: BodyFraming, sent: &[u8]) {
+    let whole = body(framing.clone(), sent.chunks(sent.len().max(1)));
+    let bytewise = body(framing, sent.chunks(1));
     assert_eq!(whole, bytewise, "the body depends on how it is cut");
     assert!(whole.is_none_or(|(body, _)| body.len() <= sent.len()), "the body is longer than what was read");
 }

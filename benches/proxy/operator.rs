@@ -13,7 +13,9 @@ use futures::stream::BoxStream;
 use spendkeeper::channel::convert::decision_to_wire;
 use spendkeeper::channel::message::{LeaseAsk, Pushed};
 use spendkeeper::channel::proto::control_server::{Control, ControlServer};
-use spendkeeper::channel::proto::{AcquireRequest, AcquireResponse, Push, ReportRequest, ReportResponse, WatchRequest, entry};
+use spendkeeper::channel::proto::{
+    AcquireRequest, AcquireResponse, BriefEntry, BriefRequest, Push, ReportRequest, ReportResponse, WatchRequest, brief_entry, entry,
+};
 use spendkeeper::core::dimensions::Dimension;
 use spendkeeper::ledger::Decision;
 use spendkeeper::sidecar::file;
@@ -90,9 +92,18 @@ impl Control for Channel {
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let entries = request.into_inner().entries;
-        let settled = entries.iter().filter(|entry| matches!(entry.entry, Some(entry::Entry::Settled(_)))).count();
+        Ok(self.took(request.into_inner().entries.iter().filter(|entry| matches!(entry.entry, Some(entry::Entry::Settled(_)))).count()))
+    }
+
+    async fn report_brief(&self, request: Request<BriefRequest>) -> Result<Response<ReportResponse>, Status> {
+        let ended = |entry: &&BriefEntry| matches!(entry.entry, Some(brief_entry::Entry::Ended(_)));
+        Ok(self.took(request.into_inner().entries.iter().filter(ended).count()))
+    }
+}
+
+impl Channel {
+    fn took(&self, settled: usize) -> Response<ReportResponse> {
         self.settled.send_modify(|calls| *calls += settled);
-        Ok(Response::new(ReportResponse {}))
+        Response::new(ReportResponse {})
     }
 }

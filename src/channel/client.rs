@@ -83,6 +83,8 @@ pub struct OperatorClient {
     token: Arc<Token>,
     /// No operator was there for [`AGAIN`]: until one is, nobody waits for it.
     is_away: Arc<AtomicBool>,
+    /// The operator is of before reports in few bytes.
+    wants_all: Arc<AtomicBool>,
 }
 
 /// A token as it was last read.
@@ -112,12 +114,13 @@ impl OperatorClient {
         }
         let control = Arc::new(ArcSwap::from_pointee(connection(&endpoint)));
         let token = Arc::new(Token { file: address.token_file, read: Mutex::default() });
-        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default() })
+        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default(), wants_all: Arc::default() })
     }
 
     /// What is asked from now on goes over a new connection, maybe to another of several operators; what is under way ends on the old one.
     pub fn connect_anew(&self) {
         self.control.store(Arc::new(connection(&self.endpoint)));
+        self.wants_all.store(false, Ordering::Relaxed);
     }
 
     fn control(&self) -> ControlClient<Channel> {
@@ -152,6 +155,13 @@ impl OperatorClient {
     /// # Errors
     /// When there is no answer. The entries may have been taken nevertheless: report them again.
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
+        if !self.wants_all.load(Ordering::Relaxed) {
+            let request = self.request(convert::brief_to_wire(&entries))?;
+            match self.token.heed(within(REPORT_TIMEOUT, self.control().report_brief(request)).await?) {
+                Err(status) if status.code() == Code::Unimplemented => self.wants_all.store(true, Ordering::Relaxed),
+                answer => return Ok(answer.map(drop)?),
+            }
+        }
         let entries = entries.into_iter().map(Into::into).collect();
         let request = self.request(ReportRequest { entries })?;
         self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;

@@ -1,8 +1,12 @@
 //! The wire's messages as the domain's types and back. The operator's side reads what any pod may send, so everything
 //! that comes in is bounded and checked here, once.
 
+mod brief;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub use brief::{brief_from_wire, brief_to_wire};
 
 use super::message::{BackendCredential, LeaseAsk, Pushed, Reported};
 use super::proto;
@@ -284,6 +288,11 @@ fn record(field: &'static str, json: &[u8]) -> Result<CallRecord, Malformed> {
     }
     let mut record: CallRecord = serde_json::from_slice(json).map_err(|e| Malformed::Json { field, reason: e.to_string() })?;
     record.id = CallId(bounded("record.id", record.id.0, MAX_ID_BYTES)?);
+    checked(record)
+}
+
+/// The record, if what it says can be.
+fn checked(record: CallRecord) -> Result<CallRecord, Malformed> {
     if record.cost.is_negative() || record.cost > PicoUsd::MAX {
         return Err(Malformed::OutOfRange { field: "record.cost", limit: PicoUsd::MAX.0 });
     }

@@ -97,11 +97,102 @@ impl CallRecord {
         }
     }
 
+    /// True when only [figures](CallRecord::figures) tell it from `other`.
+    pub fn is_like(&self, other: &CallRecord) -> bool {
+        let CallRecord {
+            id: _,
+            started_at_ms: _,
+            duration_ms: _,
+            time_to_first_byte_ms: _,
+            origin,
+            dimensions,
+            kind,
+            route,
+            backend,
+            requested_model,
+            model,
+            requested_tier,
+            tier,
+            classification,
+            usage: _,
+            cost: _,
+            reserved: _,
+            bytes: _,
+            outcome: _,
+            status: _,
+            unpriced,
+        } = self;
+        fn found(classification: &Option<Classification>) -> Option<(Tier, &BTreeSet<Detector>)> {
+            let Classification { complexity: _, needed_tier, sensitive } = classification.as_ref()?;
+            Some((*needed_tier, sensitive))
+        }
+        (Arc::ptr_eq(origin, &other.origin) || *origin == other.origin)
+            && (dimensions, kind, route, backend) == (&other.dimensions, &other.kind, &other.route, &other.backend)
+            && (requested_model, model, requested_tier, tier) == (&other.requested_model, &other.model, &other.requested_tier, &other.tier)
+            && *unpriced == other.unpriced
+            && found(classification) == found(&other.classification)
+    }
+
+    pub fn figures(&self) -> Figures {
+        Figures {
+            started_at_ms: self.started_at_ms,
+            duration_ms: self.duration_ms,
+            time_to_first_byte_ms: self.time_to_first_byte_ms,
+            complexity: self.classification.as_ref().map(|found| found.complexity),
+            usage: self.usage,
+            cost: self.cost,
+            reserved: self.reserved,
+            bytes: self.bytes,
+            outcome: self.outcome,
+            status: self.status,
+        }
+    }
+
+    /// The record of another call like it.
+    pub fn with(&self, id: CallId, figures: &Figures) -> CallRecord {
+        let Figures { started_at_ms, duration_ms, time_to_first_byte_ms, complexity, usage, cost, reserved, bytes, outcome, status } =
+            *figures;
+        let mut classification = self.classification.clone();
+        if let (Some(found), Some(complexity)) = (&mut classification, complexity) {
+            found.complexity = complexity;
+        }
+        CallRecord {
+            id,
+            started_at_ms,
+            duration_ms,
+            time_to_first_byte_ms,
+            classification,
+            usage,
+            cost,
+            reserved,
+            bytes,
+            outcome,
+            status,
+            ..self.clone()
+        }
+    }
+
     /// What the call weighs in each unit.
     pub fn amount(&self) -> Amount {
         let tokens = i64::try_from(self.usage.total()).unwrap_or(i64::MAX);
         Amount { usd: self.cost, tokens, requests: i64::from(self.outcome.is_charged()) }
     }
+}
+
+/// The numbers of a call, with which it differs from others like it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    pub started_at_ms: i64,
+    pub duration_ms: i64,
+    pub time_to_first_byte_ms: Option<i64>,
+    /// Of its classification, where it has one.
+    pub complexity: Option<u8>,
+    pub usage: Usage,
+    pub cost: PicoUsd,
+    pub reserved: Amount,
+    pub bytes: u64,
+    pub outcome: CallOutcome,
+    pub status: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -21,8 +21,8 @@ use super::metrics::Metrics;
 use super::news::News;
 use super::roster::{Member, Roster};
 use super::tls::TlsListener;
-use crate::channel::convert::{decision_to_wire, report_from_wire};
-use crate::channel::message::LeaseAsk;
+use crate::channel::convert::{Malformed, brief_from_wire, decision_to_wire, report_from_wire};
+use crate::channel::message::{LeaseAsk, Reported};
 use crate::channel::proto;
 use crate::channel::proto::control_server::{Control, ControlServer};
 use crate::core::amount::Amount;
@@ -131,6 +131,27 @@ impl ControlService {
     /// A pod that is gone and whom another replica served.
     fn departed(&self, uid: &str) -> Option<Arc<Member>> {
         self.context.index.departed(uid).map(|pod| self.roster.as_member(pod))
+    }
+
+    /// Books a report of `member`'s.
+    async fn take(
+        &self,
+        member: Arc<Member>,
+        reported: Result<Vec<Reported>, Malformed>,
+    ) -> Result<Response<proto::ReportResponse>, Status> {
+        let reported = reported.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let unleased = reported.iter().flat_map(|entry| entry.unleased());
+        let member = self.knowing(member, unleased).await?;
+        let now = now_ms();
+        let origin = &member.pod.origin;
+        let terms = |key: &LimitKey| member.budgets.terms(key, now);
+        let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
+        let written = self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await;
+        let is_new = self.context.outages.wrote(written, now).map_err(ledger_status)?;
+        let new = reported.iter().zip(is_new).filter_map(|(entry, is_new)| is_new.then_some(entry));
+        let news = News::of_report(&member.budgets, origin, new, |record| self.count_call(&member, record));
+        self.context.heard(news, now);
+        Ok(Response::new(proto::ReportResponse {}))
     }
 
     /// `member`, once this replica knows of every limit in `keys`: the sidecar may have its policy from one that was told sooner. What is
@@ -266,19 +287,12 @@ impl Control for Arc<ControlService> {
 
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportResponse>, Status> {
         let member = self.caller(request.metadata(), Presence::WasThere).await?;
-        let reported = report_from_wire(request.into_inner()).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let unleased = reported.iter().flat_map(|entry| entry.unleased());
-        let member = self.knowing(member, unleased).await?;
-        let now = now_ms();
-        let origin = &member.pod.origin;
-        let terms = |key: &LimitKey| member.budgets.terms(key, now);
-        let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
-        let written = self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await;
-        let is_new = self.context.outages.wrote(written, now).map_err(ledger_status)?;
-        let new = reported.iter().zip(is_new).filter_map(|(entry, is_new)| is_new.then_some(entry));
-        let news = News::of_report(&member.budgets, origin, new, |record| self.count_call(&member, record));
-        self.context.heard(news, now);
-        Ok(Response::new(proto::ReportResponse {}))
+        self.take(member, report_from_wire(request.into_inner())).await
+    }
+
+    async fn report_brief(&self, request: Request<proto::BriefRequest>) -> Result<Response<proto::ReportResponse>, Status> {
+        let member = self.caller(request.metadata(), Presence::WasThere).await?;
+        self.take(member, brief_from_wire(request.into_inner())).await
     }
 }
 

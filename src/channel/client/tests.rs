@@ -7,7 +7,7 @@ use tonic::transport::Server;
 
 use super::*;
 use crate::channel::proto::control_server::{Control, ControlServer};
-use crate::channel::proto::{AcquireResponse, Push, ReportResponse};
+use crate::channel::proto::{AcquireResponse, BriefRequest, Push, ReportResponse};
 use crate::core::amount::Amount;
 use crate::core::lease::LeaseId;
 use crate::core::limit::LimitKey;
@@ -17,7 +17,10 @@ use crate::core::policy::Policy;
 #[derive(Default)]
 struct Operator {
     tokens: Mutex<Vec<String>>,
-    reports: Mutex<Vec<ReportRequest>>,
+    /// How each came, and what it said.
+    reports: Mutex<Vec<(&'static str, Vec<Reported>)>>,
+    /// It knows no reports in few bytes.
+    is_old: bool,
     refuse_with: Mutex<Option<Code>>,
 }
 
@@ -49,16 +52,29 @@ impl Control for Arc<Operator> {
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let report = self.admit(request)?;
-        self.reports.lock().unwrap().push(report);
+        let report = convert::report_from_wire(self.admit(request)?).unwrap();
+        self.reports.lock().unwrap().push(("whole", report));
+        Ok(Response::new(ReportResponse {}))
+    }
+
+    async fn report_brief(&self, request: Request<BriefRequest>) -> Result<Response<ReportResponse>, Status> {
+        if self.is_old {
+            return Err(Status::unimplemented(""));
+        }
+        let report = convert::brief_from_wire(self.admit(request)?).unwrap();
+        self.reports.lock().unwrap().push(("brief", report));
         Ok(Response::new(ReportResponse {}))
     }
 }
 
 async fn connected() -> (Arc<Operator>, OperatorClient, tempfile::NamedTempFile) {
+    connected_to(Operator::default()).await
+}
+
+async fn connected_to(operator: Operator) -> (Arc<Operator>, OperatorClient, tempfile::NamedTempFile) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let operator = Arc::new(Operator::default());
+    let operator = Arc::new(operator);
     let service = ControlServer::new(Arc::clone(&operator));
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -84,7 +100,19 @@ async fn every_request_carries_the_token_and_the_next_one_once_it_is_refused() {
     *operator.refuse_with.lock().unwrap() = None;
     report().await.unwrap();
     assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer first", "Bearer second"]);
-    assert_eq!(operator.reports.lock().unwrap()[0].entries.len(), 1);
+    assert_eq!(operator.reports.lock().unwrap()[0].1.len(), 1);
+}
+
+#[tokio::test]
+async fn an_operator_that_knows_no_short_reports_is_told_by_long_ones() {
+    let report = || vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }];
+    for (is_old, how) in [(false, "brief"), (true, "whole")] {
+        let (operator, client, _token) = connected_to(Operator { is_old, ..Operator::default() }).await;
+        for _ in 0..2 {
+            client.report(report()).await.unwrap();
+        }
+        assert_eq!(*operator.reports.lock().unwrap(), vec![(how, report()); 2]);
+    }
 }
 
 #[tokio::test]

@@ -85,13 +85,12 @@ impl Ended {
         let call = record.id.clone();
         let ended = Ended { call, duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status };
         let draft = &*opened.record;
-        let same = (&record.origin, &record.dimensions, &record.classification)
-            == (&draft.origin, &draft.dimensions, &draft.classification)
-            && (&record.route, &record.backend, &record.model) == (&draft.route, &draft.backend, &draft.model)
-            && (&record.id, &record.requested_model) == (&draft.id, &draft.requested_model)
-            && (record.requested_tier, record.tier, record.kind) == (draft.requested_tier, draft.tier, draft.kind)
-            && (record.started_at_ms, record.unpriced) == (draft.started_at_ms, draft.unpriced);
-        same.then_some(ended)
+        let of_classification = |record: &CallRecord| record.figures().complexity;
+        let is_same = record.id == draft.id
+            && record.started_at_ms == draft.started_at_ms
+            && of_classification(record) == of_classification(draft)
+            && record.is_like(draft);
+        is_same.then_some(ended)
     }
 
     /// The whole record of a call that was opened so.
