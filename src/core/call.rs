@@ -179,8 +179,9 @@ impl CallRecord {
     }
 }
 
-/// The numbers of a call, with which it differs from others like it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The numbers of a call, with which it differs from others like it. They are written as a row, without their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Row", into = "Row")]
 pub struct Figures {
     pub started_at_ms: i64,
     pub duration_ms: i64,
@@ -193,6 +194,37 @@ pub struct Figures {
     pub bytes: u64,
     pub outcome: CallOutcome,
     pub status: u16,
+}
+
+/// [`Figures`] in their order.
+type Row = (i64, i64, Option<i64>, Option<u8>, [u64; Usage::METERS], PicoUsd, (PicoUsd, i64, i64), u64, CallOutcome, u16);
+
+impl From<Figures> for Row {
+    fn from(figures: Figures) -> Row {
+        let Figures { started_at_ms, duration_ms, time_to_first_byte_ms, complexity, usage, cost, reserved, bytes, outcome, status } =
+            figures;
+        let reserved = (reserved.usd, reserved.tokens, reserved.requests);
+        (started_at_ms, duration_ms, time_to_first_byte_ms, complexity, usage.meters(), cost, reserved, bytes, outcome, status)
+    }
+}
+
+impl From<Row> for Figures {
+    fn from(row: Row) -> Figures {
+        let (started_at_ms, duration_ms, time_to_first_byte_ms, complexity, meters, cost, reserved, bytes, outcome, status) = row;
+        let (usd, tokens, requests) = reserved;
+        Figures {
+            started_at_ms,
+            duration_ms,
+            time_to_first_byte_ms,
+            complexity,
+            usage: Usage::of_meters(meters),
+            cost,
+            reserved: Amount { usd, tokens, requests },
+            bytes,
+            outcome,
+            status,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -42,6 +42,44 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Usage {
+    /// How many meters there are.
+    pub const METERS: usize = 10;
+
+    /// The meters, in their order.
+    pub fn meters(&self) -> [u64; Usage::METERS] {
+        let Usage {
+            input,
+            cached_read,
+            cache_write,
+            cache_write_long,
+            audio_input,
+            image_input,
+            output,
+            audio_output,
+            image_output,
+            web_searches,
+        } = *self;
+        [input, cached_read, cache_write, cache_write_long, audio_input, image_input, output, audio_output, image_output, web_searches]
+    }
+
+    /// What these meters say, in their order.
+    pub fn of_meters(meters: [u64; Usage::METERS]) -> Usage {
+        let [input, cached_read, cache_write, cache_write_long, audio_input, image_input, output, audio_output, image_output, web_searches] =
+            meters;
+        Usage {
+            input,
+            cached_read,
+            cache_write,
+            cache_write_long,
+            audio_input,
+            image_input,
+            output,
+            audio_output,
+            image_output,
+            web_searches,
+        }
+    }
+
     /// Input tokens of every kind: what context thresholds look at.
     pub fn total_input(&self) -> u64 {
         [self.input, self.cached_read, self.cache_write, self.cache_write_long, self.audio_input, self.image_input]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, response};
 
-use super::admit::{Admitted, detach, remove_hop_by_hop, text_of};
+use super::admit::{Admitted, remove_hop_by_hop, text_of};
 use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, blank, tell_of_refusal};
 use super::config::{ReadyBackend, Snapshot};
@@ -168,7 +168,6 @@ impl Head {
         remove_hop_by_hop(&mut parts.headers);
         // What follows may be longer or shorter, and is framed anew.
         parts.headers.remove(header::CONTENT_LENGTH);
-        detach(&mut parts.headers);
         if let Ok(model) = HeaderValue::from_str(model) {
             parts.headers.insert("x-spend-model", model);
         }

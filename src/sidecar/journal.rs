@@ -15,11 +15,13 @@ mod segments;
 mod tail;
 mod writer;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
 
+use line::{Begun, Reading};
 pub use line::{Ended, Held, Line, OpenedCall, State, reported};
 use segments::Segments;
 use tail::{Done, Tail};
@@ -32,6 +34,9 @@ use crate::core::limit::LimitKey;
 
 /// A segment that has grown past this is followed by a new one.
 const SEGMENT_BYTES: u64 = 1 << 20;
+
+/// Calls that are remembered for others to be like them.
+const WRITTEN_OUT: usize = 8;
 
 /// A number of bytes since the journal began.
 pub type Position = u64;
@@ -67,6 +72,8 @@ pub struct Journal {
 
 struct Inner {
     segments: Segments,
+    /// Calls of the segment that is written which others are likely to be like; the latest first.
+    written_out: VecDeque<Arc<OpenedCall>>,
     /// The latest lines, for a reporter that keeps up: it need not read them back.
     tail: Tail,
     state: State,
@@ -81,28 +88,50 @@ impl Journal {
     /// When the directory cannot be used, or another process uses it.
     pub fn open(directory: &Path) -> Result<Journal, JournalError> {
         let (mut segments, lines) = Segments::open(directory)?;
-        let mut state = State::default();
+        let mut reading = Reading::default();
         for line in lines {
-            state.apply(&line);
+            reading.next(line);
         }
+        let state = reading.state;
         let from = state.acknowledged.clamp(segments.first(), segments.end());
         segments.begin(&state).map_err(JournalError::Write)?;
         let given_back = segments.end();
         Ok(Journal {
-            inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, state, given_back }),
+            inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, written_out: VecDeque::new(), state, given_back }),
             written: Notify::new(),
             hurried: Notify::new(),
             acknowledged: watch::channel(from).0,
         })
     }
 
-    /// A call is about to go upstream. `draft` says what is to be charged if nothing more is ever learnt of it.
+    /// A call is about to go upstream. `draft` says what is to be charged if nothing more is ever learnt of it. Of one that is like another but
+    /// for its figures, only those are written.
     ///
     /// # Errors
     /// When the line is not written; the call must not be made then.
     pub fn opened(&self, draft: Arc<CallRecord>, lease: Option<&LeaseId>, unleased: &[LimitKey]) -> Result<(), JournalError> {
-        let call = OpenedCall { record: draft, lease: lease.cloned(), unleased: unleased.to_vec() };
-        self.append(vec![Line::Opened(Arc::new(call))])
+        let call = Arc::new(OpenedCall { record: draft, lease: lease.cloned(), unleased: unleased.to_vec() });
+        let whole = || Line::Opened(Arc::clone(&call));
+        let (before, begun) = {
+            let inner = self.lock();
+            (inner.segments.active(), inner.written_out.iter().find_map(|like| Begun::of(&call, like)))
+        };
+        let mut is_whole = begun.is_none();
+        let mut text = line::to_text(&[begun.map_or_else(whole, |begun| Line::Begun(Box::new(begun)))]);
+        let mut inner = self.lock();
+        let segment = inner.segments.active();
+        if !is_whole && segment != before {
+            // What it is like is written out in a segment that may go before this one does.
+            (text, is_whole) = (line::to_text(&[whole()]), true);
+        }
+        let _done_with = inner.append(&text, vec![whole()])?;
+        if is_whole && inner.segments.active() == segment {
+            inner.written_out.truncate(WRITTEN_OUT - 1);
+            inner.written_out.push_front(call);
+        }
+        drop(inner);
+        self.written.notify_one();
+        Ok(())
     }
 
     /// A call has ended as `record` says; false when it was not open any more, and nothing is written. Of a record that is the draft's but
@@ -282,6 +311,7 @@ impl Inner {
         let done_with = self.tail.push(end, lines);
         if self.segments.active_bytes() > SEGMENT_BYTES {
             self.segments.begin(&self.state).map_err(JournalError::Write)?;
+            self.written_out.clear();
             drop(self.tail.push(self.segments.end(), Vec::new()));
         }
         Ok(done_with)

@@ -22,9 +22,6 @@ const MAX_COMMON_BYTES: usize = 8 << 10;
 /// An end is compared with so many of what came last.
 const COMPARED: usize = 8;
 
-/// Meters of a [`Usage`].
-const METERS: usize = 10;
-
 type Ended = (Arc<CallRecord>, Option<LeaseId>, Vec<LimitKey>);
 
 /// A report for the wire.
@@ -90,44 +87,19 @@ fn figures_to_wire(record: &CallRecord) -> Option<proto::Ended> {
     })
 }
 
+/// Meters without the zeros at their end.
 fn meters(usage: &Usage) -> Vec<u64> {
-    let Usage {
-        input,
-        cached_read,
-        cache_write,
-        cache_write_long,
-        audio_input,
-        image_input,
-        output,
-        audio_output,
-        image_output,
-        web_searches,
-    } = *usage;
-    let meters: [u64; METERS] =
-        [input, cached_read, cache_write, cache_write_long, audio_input, image_input, output, audio_output, image_output, web_searches];
+    let meters = usage.meters();
     let used = meters.iter().rposition(|meter| *meter > 0).map_or(0, |last| last + 1);
     meters[..used].to_vec()
 }
 
 /// Meters of a newer release, which this one could not charge, are an error.
 fn usage(meters: &[u64]) -> Result<Usage, Malformed> {
-    let mut all = [0; METERS];
-    let too_many = || Malformed::TooLarge { field: "ended.usage", found: meters.len(), limit: METERS };
+    let mut all = [0; Usage::METERS];
+    let too_many = || Malformed::TooLarge { field: "ended.usage", found: meters.len(), limit: Usage::METERS };
     all.get_mut(..meters.len()).ok_or_else(too_many)?.copy_from_slice(meters);
-    let [input, cached_read, cache_write, cache_write_long, audio_input, image_input, output, audio_output, image_output, web_searches] =
-        all;
-    Ok(Usage {
-        input,
-        cached_read,
-        cache_write,
-        cache_write_long,
-        audio_input,
-        image_input,
-        output,
-        audio_output,
-        image_output,
-        web_searches,
-    })
+    Ok(Usage::of_meters(all))
 }
 
 fn outcome_to_wire(outcome: CallOutcome) -> proto::CallOutcome {
@@ -215,7 +187,7 @@ mod tests {
     /// Records of a few models, teams and findings, with any figures.
     fn some_record() -> impl Strategy<Value = CallRecord> {
         let figures = (0..1_i64 << 50, 0..1_000_000_i64, proptest::option::of(0..9_000_i64), 0..=i128::from(u64::MAX) * 2, 0_u64..1 << 40);
-        let meters = proptest::collection::vec(0_u64..3, METERS);
+        let meters = proptest::collection::vec(0_u64..3, Usage::METERS);
         let about = (any::<u128>(), 0..3_usize, 0..5_u8, proptest::option::of((any::<u8>(), any::<bool>())));
         (figures, meters, about, 0..5_i32).prop_map(|(figures, meters, (id, model, team, found), ended)| {
             let dimensions = Dimensions([(Dimension::Team, format!("team-{team}"))].into());

@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use super::Position;
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
-use crate::core::call::{CallId, CallOutcome, CallRecord};
+use crate::core::call::{CallId, CallRecord, Figures};
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
-use crate::core::money::PicoUsd;
-use crate::core::usage::Usage;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Line {
     Opened(Arc<OpenedCall>),
+    /// As `Opened`, of a call like one that was.
+    Begun(Box<Begun>),
     /// A call that was opened has ended.
     Ended(Box<Ended>),
     /// To be reported as it is.
@@ -63,50 +63,75 @@ impl OpenedCall {
     }
 }
 
+/// A call on its way that is like another, written out before it in the same segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    like: CallId,
+    call: CallId,
+    figures: Figures,
+}
+
+impl Begun {
+    /// How `call` can be said by `like`; `None` when it cannot.
+    pub fn of(call: &OpenedCall, like: &OpenedCall) -> Option<Begun> {
+        let is_like = (&call.lease, &call.unleased) == (&like.lease, &like.unleased) && call.record.is_like(&like.record);
+        is_like.then(|| Begun { like: like.record.id.clone(), call: call.record.id.clone(), figures: call.record.figures() })
+    }
+}
+
 /// What a call's end adds to the draft that it was opened with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Ended {
-    pub call: CallId,
-    duration_ms: i64,
-    time_to_first_byte_ms: Option<i64>,
-    usage: Usage,
-    cost: PicoUsd,
-    reserved: Amount,
-    bytes: u64,
-    outcome: CallOutcome,
-    status: u16,
+    call: CallId,
+    figures: Figures,
 }
 
 impl Ended {
     /// The end that makes `record` of a call's draft; `None` when there is more to it.
     pub fn of(record: &CallRecord, opened: &OpenedCall) -> Option<Ended> {
-        let CallRecord { duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status, .. } = *record;
-        let call = record.id.clone();
-        let ended = Ended { call, duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status };
-        let draft = &*opened.record;
-        let of_classification = |record: &CallRecord| record.figures().complexity;
-        let is_same = record.id == draft.id
-            && record.started_at_ms == draft.started_at_ms
-            && of_classification(record) == of_classification(draft)
-            && record.is_like(draft);
-        is_same.then_some(ended)
+        let is_like = record.id == opened.record.id && record.is_like(&opened.record);
+        is_like.then(|| Ended { call: record.id.clone(), figures: record.figures() })
     }
+}
 
-    /// The whole record of a call that was opened so.
-    fn record(&self, opened: &OpenedCall) -> CallRecord {
-        let Ended { call: _, duration_ms, time_to_first_byte_ms, usage, cost, reserved, bytes, outcome, status } = *self;
-        CallRecord {
-            duration_ms,
-            time_to_first_byte_ms,
-            usage,
-            cost,
-            reserved,
-            bytes,
-            outcome,
-            status,
-            ..CallRecord::clone(&opened.record)
-        }
+/// Lines as they are read: what was said by others is told in full.
+#[derive(Default)]
+pub struct Reading {
+    pub state: State,
+    /// Calls that were written out in this segment.
+    written_out: HashMap<CallId, Arc<OpenedCall>>,
+}
+
+impl Reading {
+    /// The next line, which says all that it means by itself. One that refers to what is not there stays as it is, and means nothing.
+    pub fn next(&mut self, line: Line) -> Line {
+        let line = match &line {
+            Line::Begun(begun) => match self.written_out.get(&begun.like).map(|like| &**like) {
+                Some(OpenedCall { record, lease, unleased }) => {
+                    let record = Arc::new(record.with(begun.call.clone(), &begun.figures));
+                    Line::Opened(Arc::new(OpenedCall { record, lease: lease.clone(), unleased: unleased.clone() }))
+                }
+                None => line,
+            },
+            Line::Ended(ended) => match self.state.open.get(&ended.call).map(|opened| &**opened) {
+                Some(OpenedCall { record, lease, unleased }) => {
+                    let record = Arc::new(record.with(ended.call.clone(), &ended.figures));
+                    Line::Reported(Reported::Settled { record, lease: lease.clone(), unleased: unleased.clone() })
+                }
+                None => line,
+            },
+            Line::Opened(opened) => {
+                self.written_out.insert(opened.record.id.clone(), Arc::clone(opened));
+                line
+            }
+            Line::State(_) => {
+                self.written_out.clear();
+                line
+            }
+            _ => line,
+        };
+        self.state.apply(&line);
+        line
     }
 }
 
@@ -187,24 +212,10 @@ pub struct State {
 }
 
 impl State {
-    /// A line that says all that it means by itself. An end whose beginning is unknown stays as it is, and means nothing.
-    pub fn completed(&self, line: Line) -> Line {
-        let Line::Ended(ended) = &line else { return line };
-        let Some(opened) = self.open.get(&ended.call) else { return line };
-        let (lease, unleased) = (opened.lease.clone(), opened.unleased.clone());
-        Line::Reported(Reported::Settled { record: Arc::new(ended.record(opened)), lease, unleased })
-    }
-
     pub fn apply(&mut self, line: &Line) {
         match line {
             Line::Opened(call) => {
                 self.open.insert(call.record.id.clone(), Arc::clone(call));
-            }
-            Line::Ended(ended) => {
-                let Some(opened) = self.open.remove(&ended.call) else { return };
-                if let Some(lease) = &opened.lease {
-                    self.take(lease, ended.record(&opened).amount());
-                }
             }
             Line::Reported(Reported::Settled { record, lease, .. }) => {
                 self.open.remove(&record.id);
@@ -218,7 +229,8 @@ impl State {
                 }
                 self.take(lease, *amount);
             }
-            Line::Reported(Reported::Opened { .. } | Reported::Outcome { .. }) => {}
+            // The former two refer to what is not there.
+            Line::Begun(_) | Line::Ended(_) | Line::Reported(Reported::Opened { .. } | Reported::Outcome { .. }) => {}
             Line::Asked { lease, seq, limits, min, want } => {
                 let held = self.leases.entry(lease.clone()).or_default();
                 (held.seq, held.asked) = (*seq, Some((limits.clone(), *min, *want)));

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::line::{Line, State, from_text, to_text};
+use super::line::{Line, Reading, State, from_text, to_text};
 use super::writer::Writer;
 use super::{JournalError, Position};
 
@@ -68,7 +68,12 @@ impl Segments {
     }
 
     pub fn end(&self) -> Position {
-        self.starts.last().copied().unwrap_or(0) + self.active.length()
+        self.active() + self.active.length()
+    }
+
+    /// Where the segment that is written begins.
+    pub fn active(&self) -> Position {
+        self.starts.last().copied().unwrap_or(0)
     }
 
     pub fn active_bytes(&self) -> u64 {
@@ -109,10 +114,10 @@ pub struct Reader {
 
 impl Reader {
     /// About `limit` lines from `from` on, whole groups, and the position after them. What is before is read for the calls that were
-    /// opened there: a call's end says only what is new.
+    /// opened there: of a call that is like another, and of an end, only what is new is written.
     pub fn lines(self, limit: usize) -> io::Result<(Vec<Line>, Position)> {
         let mut file = BufReader::with_capacity(64 << 10, self.file.take(self.end - self.start));
-        let (mut state, mut lines, mut position, mut group) = (State::default(), Vec::new(), self.start, Vec::new());
+        let (mut reading, mut lines, mut position, mut group) = (Reading::default(), Vec::new(), self.start, Vec::new());
         while lines.len() < limit {
             group.clear();
             let read = file.read_until(b'\n', &mut group)?;
@@ -126,8 +131,7 @@ impl Reader {
                 continue;
             }
             for line in from_text(&group) {
-                let line = state.completed(line);
-                state.apply(&line);
+                let line = reading.next(line);
                 if !is_before {
                     lines.push(line);
                 }

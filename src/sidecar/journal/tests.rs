@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::*;
-use crate::core::call::{CallId, CallKind, CallOutcome};
+use crate::core::call::{CallId, CallKind, CallOutcome, Classification};
 use crate::core::dimensions::{Dimensions, Origin};
 use crate::core::money::PicoUsd;
-use crate::core::policy::Protocol;
+use crate::core::policy::{Protocol, Tier};
 use crate::core::usage::Usage;
 
 fn draft(id: &str) -> CallRecord {
@@ -250,6 +251,79 @@ fn an_end_is_written_short_and_read_whole_wherever_its_call_was_opened() {
     assert_eq!(journal.read(from, 2).unwrap().entries, [expected(end_of("a")), expected(other)]);
     assert_eq!(journal.read(later, 10).unwrap().entries, remembered);
     assert_eq!(remembered, [expected(end_of("c"))]);
+}
+
+#[test]
+fn a_call_that_is_like_another_is_written_short_and_read_whole_in_every_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    let call = |number: u32| CallRecord {
+        model: format!("model-{}", number % 2),
+        cost: PicoUsd(number.into()),
+        classification: (number % 4 < 2).then(|| Classification {
+            complexity: (number % 100) as u8,
+            needed_tier: Tier::Economy,
+            sensitive: Default::default(),
+        }),
+        ..draft(&format!("call-{number}"))
+    };
+    let leased = |number: u32| (number % 5 > 0).then(lease);
+    let open = |number: u32| journal.opened(Arc::new(call(number)), leased(number).as_ref(), &[]).unwrap();
+    (0..30).for_each(open);
+    let from = journal.end();
+    open(30);
+    assert!(journal.end() - from < 250, "{}", journal.end() - from);
+    let mut expected: BTreeMap<_, _> = (0..31).map(|number| (CallId(format!("call-{number}")), (call(number), leased(number)))).collect();
+    let segments = || fs::read_dir(directory.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count();
+    // In the next segment a call is written out again, before others are like it.
+    for number in 31.. {
+        open(number);
+        expected.insert(CallId(format!("call-{number}")), (call(number), leased(number)));
+        if segments() > 2 {
+            break;
+        }
+    }
+    let found = |journal: &Journal| -> BTreeMap<_, _> {
+        let open = journal.state().open;
+        open.into_iter().map(|(id, call)| (id, (CallRecord::clone(&call.record), call.lease.clone()))).collect()
+    };
+    assert!(found(&journal) == expected);
+    let last = *expected.keys().max_by_key(|id| id.0[5..].parse::<u32>().unwrap()).as_ref().unwrap();
+    // What is read from the files is what was kept in memory, from the first to the last.
+    journal.acknowledge(0);
+    drop(journal);
+    let journal = Journal::open(directory.path()).unwrap();
+    assert!(found(&journal) == expected);
+    let (mut position, mut told) = (0, Vec::new());
+    while position < journal.end() {
+        let batch = journal.read(position, 500).unwrap();
+        position = batch.end;
+        told.extend(batch.entries);
+    }
+    let drafts = told.iter().filter_map(|entry| match entry {
+        Reported::Opened { draft: Some(draft), lease, .. } => Some((draft.id.clone(), (CallRecord::clone(draft), lease.clone()))),
+        _ => None,
+    });
+    assert!(drafts.collect::<BTreeMap<_, _>>() == expected);
+    assert!(told.iter().any(|entry| matches!(entry, Reported::Opened { call, .. } if call == last)));
+}
+
+#[test]
+fn a_call_that_is_like_none_that_can_be_read_means_nothing() {
+    let journal = |text: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("0000000000000000.journal"), text).unwrap();
+        Journal::open(directory.path()).unwrap().state()
+    };
+    let like = "[1,2,null,null,[3,0,0,0,0,0,0,0,0,0],\"7\",[\"7\",3,1],0,\"unknown\",0]";
+    let text = format!("{{\"begun\":{{\"like\":\"lost\",\"call\":\"c\",\"figures\":{like}}}}}\n");
+    assert_eq!(journal(&text), State::default());
+    let directory = tempfile::tempdir().unwrap();
+    let written = Journal::open(directory.path()).unwrap();
+    written.opened(Arc::new(draft("lost")), None, &[]).unwrap();
+    drop(written);
+    let before = fs::read_to_string(directory.path().join("0000000000000000.journal")).unwrap();
+    assert_eq!(journal(&format!("{before}{text}")).open.len(), 2);
 }
 
 #[test]
