@@ -7,14 +7,14 @@
 
 mod check;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use cel::common::types::CelString;
 use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use cel::parser::Expression as Tree;
 use cel::{Context, Env, Value};
-use regex::Regex;
+use check::References;
 
 use super::dimensions::{Dimension, Dimensions, Origin};
 use super::policy::Tier;
@@ -66,8 +66,10 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::default(
 #[derive(Clone, Debug)]
 pub struct Expression {
     tree: Tree,
-    /// The patterns of `matches`, compiled once; the tree calls them by index.
-    patterns: Vec<Arc<Regex>>,
+    references: References,
+    /// What it was last for a call, and the texts that it depends on, in the order of the fields: calls that follow each other are most
+    /// often alike, and comparing some names is cheaper than interpreting an expression.
+    last: Arc<Mutex<Option<(Vec<String>, bool)>>>,
 }
 
 impl Expression {
@@ -80,8 +82,8 @@ impl Expression {
         }
         let parser = ENVIRONMENT.parser().max_recursion_depth(MAX_DEPTH);
         let (mut tree, source) = parser.parse_with_source_info(text).map_err(|errors| CelError::from_parser(text, &errors))?;
-        let patterns = check::check(&mut tree, &source)?;
-        Ok(Expression { tree, patterns })
+        let references = check::check(&mut tree, &source)?;
+        Ok(Expression { tree, references, last: Arc::default() })
     }
 
     /// Whether the expression holds for `call`.
@@ -90,8 +92,22 @@ impl Expression {
     /// Cannot happen for an expression that compiled, as far as its types can tell; callers still decide what it would
     /// mean: a budget counts the call, an owner's rule does not claim it.
     pub fn matches(&self, call: &CallFacts<'_>) -> Result<bool, CelError> {
+        let texts = || self.references.fields.iter().map(|field| call.field(field).unwrap_or_default());
+        // Nobody waits for who else looks.
+        let Ok(mut last) = self.last.try_lock() else { return self.evaluate(call) };
+        if let Some((known, holds)) = &*last
+            && texts().eq(known.iter().map(String::as_str))
+        {
+            return Ok(*holds);
+        }
+        let holds = self.evaluate(call)?;
+        *last = Some((texts().map(str::to_owned).collect(), holds));
+        Ok(holds)
+    }
+
+    fn evaluate(&self, call: &CallFacts<'_>) -> Result<bool, CelError> {
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        for (index, pattern) in self.patterns.iter().enumerate() {
+        for (index, pattern) in self.references.patterns.iter().enumerate() {
             let pattern = Arc::clone(pattern);
             context
                 .add_function(&check::pattern_function(index), move |text: Arc<String>| pattern.is_match(&text))
@@ -148,6 +164,28 @@ mod tests {
         let call =
             CallFacts { origin: &origin, dimensions: &dimensions, model: "gpt-5-mini", backend: "openai", tier: Some(Tier::Economy) };
         Expression::compile(text)?.matches(&call)
+    }
+
+    #[test]
+    fn an_expression_is_for_each_call_what_it_is_whatever_it_was_for_the_one_before() {
+        let expression = Expression::compile("call.team == 'a' || call.model.matches('^x') && call.session != ''").unwrap();
+        let origin = Origin::default();
+        let of = |team: &str, model: &str, session: &str| {
+            let dimensions = Dimensions(BTreeMap::from([(Dimension::Team, team.into()), (Dimension::Session, session.into())]));
+            let call = CallFacts { origin: &origin, dimensions: &dimensions, model, backend: "b", tier: None };
+            (expression.matches(&call).unwrap(), expression.matches(&call).unwrap())
+        };
+        for (team, model, session, expected) in [
+            ("a", "y", "", true),
+            ("b", "y", "", false),
+            ("b", "x", "", false),
+            ("b", "x", "s", true),
+            ("bx", "", "s", false),
+            ("b", "xs", "", false),
+        ] {
+            assert_eq!(of(team, model, session), (expected, expected), "{team} {model} {session}");
+        }
+        assert_eq!(expression.references.fields, ["team", "model", "session"]);
     }
 
     #[test]

@@ -6,7 +6,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::pieces::Pieces;
 use super::request::Request;
+
+/// A body that is smaller is copied: several pieces cost more.
+const LARGE: usize = 8 << 10;
 
 /// What to change; `None` and `false` leave a member alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +56,11 @@ impl Slot {
 impl Request {
     /// The body with `change` applied; the same bytes when nothing changes.
     pub fn rewrite(&self, change: &Rewrite) -> Bytes {
+        self.spliced(change).into_whole()
+    }
+
+    /// As [`Request::rewrite`], without a copy of a body that is large.
+    pub fn spliced(&self, change: &Rewrite) -> Pieces {
         let mut splices: Vec<(Range<usize>, String)> = Vec::new();
         let members = &self.facts.members;
         if let Some(model) = &change.model {
@@ -93,7 +102,7 @@ impl Request {
                 }
             }
         }
-        if splices.is_empty() { self.body.clone() } else { splice(&self.body, splices) }
+        if splices.is_empty() { self.body.clone().into() } else { splice(&self.body, splices) }
     }
 
     /// Where the first member of the body stands.
@@ -113,8 +122,23 @@ fn with_usage(options: &[u8]) -> String {
     Value::Object(options).to_string()
 }
 
-fn splice(body: &[u8], mut splices: Vec<(Range<usize>, String)>) -> Bytes {
+fn splice(body: &Bytes, mut splices: Vec<(Range<usize>, String)>) -> Pieces {
     splices.sort_by_key(|(span, _)| span.start);
+    if body.len() < LARGE {
+        return copied(body, &splices).into();
+    }
+    let mut pieces = Vec::with_capacity(2 * splices.len() + 1);
+    let mut done = 0;
+    for (span, text) in splices {
+        pieces.push(body.slice(done..span.start));
+        pieces.push(Bytes::from(text));
+        done = span.end;
+    }
+    pieces.push(body.slice(done..));
+    pieces.into_iter().collect()
+}
+
+fn copied(body: &[u8], splices: &[(Range<usize>, String)]) -> Bytes {
     let grown: usize = splices.iter().map(|(_, text)| text.len()).sum();
     let mut result = Vec::with_capacity(body.len() + grown);
     let mut done = 0;

@@ -2,11 +2,11 @@
 
 mod amazon;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::channel::secret::Secret;
 use crate::core::policy::Provider;
+use crate::llm::Pieces;
 use amazon::Signer;
 
 pub use amazon::SignError;
@@ -41,7 +41,7 @@ pub enum CredentialError {
 pub struct Signed<'a> {
     pub method: &'a http::Method,
     pub uri: &'a http::Uri,
-    pub body: &'a Bytes,
+    pub body: &'a Pieces,
     /// Unix milliseconds.
     pub now_ms: i64,
 }
@@ -125,7 +125,10 @@ mod tests {
             }
             let credential = Credential::of(provider, &Secret::new("real".into()), "h").unwrap();
             credential
-                .apply(&mut headers, &Signed { method: &http::Method::POST, uri: &http::Uri::default(), body: &Bytes::new(), now_ms: 0 })
+                .apply(
+                    &mut headers,
+                    &Signed { method: &http::Method::POST, uri: &http::Uri::default(), body: &Pieces::default(), now_ms: 0 },
+                )
                 .unwrap();
             assert_eq!((headers.len(), headers.get(name)), (1, Some(&HeaderValue::from_static(value))), "{provider:?}");
         }

@@ -210,7 +210,7 @@ fn request(
     now_ms: i64,
 ) -> Result<Request<UpstreamBody>, BodyError> {
     let asked = &outgoing.request;
-    let body = asked.rewrite(&Rewrite {
+    let body = asked.spliced(&Rewrite {
         model: Some(model.name.clone()),
         max_output: Some(cap),
         include_usage: asked.stream() && !asked.wants_usage(),

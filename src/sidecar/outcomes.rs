@@ -20,6 +20,7 @@ use super::upstream::UpstreamBody;
 use crate::channel::message::Reported;
 use crate::core::dimensions::Dimensions;
 use crate::core::policy::OutcomeMetric;
+use crate::llm::Pieces;
 
 /// Largest report.
 const REPORT_LIMIT: usize = 16 << 10;
@@ -134,7 +135,7 @@ fn growth(last: Option<u64>, value: u64) -> u64 {
 
 async fn read_counter(sidecar: &Sidecar, metric: &OutcomeMetric) -> Result<Option<u64>, String> {
     let uri = format!("http://127.0.0.1:{}{}", metric.port, metric.path);
-    let request = Request::get(uri).body(UpstreamBody::Whole(bytes::Bytes::new())).map_err(|e| e.to_string())?;
+    let request = Request::get(uri).body(UpstreamBody::Whole(Pieces::default())).map_err(|e| e.to_string())?;
     let page = async {
         let response = sidecar.upstream.send(request).await.map_err(|e| super::forward::with_causes(&e))?;
         if !response.status().is_success() {

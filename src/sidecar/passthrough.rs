@@ -28,8 +28,8 @@ use crate::core::cel::CallFacts;
 use crate::core::limit::LimitKey;
 use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, ResourceKey, UnpricedModels};
 use crate::core::tariff::Billing;
-use crate::llm::ErrorKind;
 use crate::llm::passing::{is_free, provider_of, speaks, usage_of};
+use crate::llm::{ErrorKind, Pieces};
 
 /// What may be passed on. `TRACE` would show the app the backend's credential, `CONNECT` lead it elsewhere.
 const METHODS: [Method; 7] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -134,12 +134,13 @@ async fn onward(
     let (body, bytes, model) = if whole {
         let bytes = read_in_time(body, &sidecar.settings).await?;
         let model = model_of(&parts.headers, &bytes);
+        let bytes = Pieces::from(bytes);
         (UpstreamBody::Whole(bytes.clone()), bytes, model)
     } else {
         if let Some(length) = length {
             parts.headers.insert(http::header::CONTENT_LENGTH, length);
         }
-        (UpstreamBody::Streamed(body), Bytes::new(), None)
+        (UpstreamBody::Streamed(body), Pieces::default(), None)
     };
     if let Some(credential) = &backend.credential {
         let signed = Signed { method: &parts.method, uri: &parts.uri, body: &bytes, now_ms: sidecar.accounts.clock.unix_ms() };

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
@@ -21,6 +21,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use super::admit::detach;
 use super::body::BodyError;
 use super::caller::CallerBody;
+use crate::llm::Pieces;
 use connect::{Connector, speaks_http2};
 use idle::{Idle, Place};
 use link::{Link, Unanswered};
@@ -31,7 +32,7 @@ pub use link::Answer;
 /// The body of a request.
 pub enum UpstreamBody {
     /// All of it is here, as a call's is.
-    Whole(Bytes),
+    Whole(Pieces),
     /// It streams through.
     Streamed(CallerBody),
 }
@@ -183,23 +184,21 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
-            UpstreamBody::Whole(body) => {
-                Poll::Ready(Some(std::mem::take(body)).filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))
-            }
+            UpstreamBody::Whole(body) => Poll::Ready(body.pop().map(|piece| Ok(Frame::data(piece)))),
             UpstreamBody::Streamed(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            UpstreamBody::Whole(body) => body.is_empty(),
+            UpstreamBody::Whole(body) => !body.has_remaining(),
             UpstreamBody::Streamed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            UpstreamBody::Whole(body) => SizeHint::with_exact(body.len() as u64),
+            UpstreamBody::Whole(body) => SizeHint::with_exact(body.remaining() as u64),
             UpstreamBody::Streamed(body) => body.size_hint(),
         }
     }

@@ -37,11 +37,20 @@ pub(super) fn pattern_function(index: usize) -> String {
     format!("#matches{index}")
 }
 
-/// Checks the whole expression, and replaces each `matches` by a call of its compiled pattern, which it returns.
-pub(super) fn check(tree: &mut Tree, source: &SourceInfo) -> Result<Vec<Arc<Regex>>, CelError> {
-    let mut checker = Checker { source, patterns: Vec::new() };
+/// What an expression refers to.
+#[derive(Clone, Debug)]
+pub(super) struct References {
+    /// The compiled patterns of `matches`, in the order of their calls.
+    pub patterns: Vec<Arc<Regex>>,
+    /// The fields of the call, each once.
+    pub fields: Vec<&'static str>,
+}
+
+/// Checks the whole expression, and replaces each `matches` by a call of its compiled pattern.
+pub(super) fn check(tree: &mut Tree, source: &SourceInfo) -> Result<References, CelError> {
+    let mut checker = Checker { source, references: References { patterns: Vec::new(), fields: Vec::new() } };
     match checker.kind(tree)? {
-        Kind::Bool => Ok(checker.patterns),
+        Kind::Bool => Ok(checker.references),
         kind => checker
             .refuse(tree, format!("the expression is {kind} and must be true or false; compare it, for example call.team == 'search'")),
     }
@@ -49,7 +58,7 @@ pub(super) fn check(tree: &mut Tree, source: &SourceInfo) -> Result<Vec<Arc<Rege
 
 struct Checker<'a> {
     source: &'a SourceInfo,
-    patterns: Vec<Arc<Regex>>,
+    references: References,
 }
 
 impl Checker<'_> {
@@ -68,8 +77,13 @@ impl Checker<'_> {
             Expr::Literal(LiteralValue::Int(_)) => Ok(Kind::Int),
             Expr::Literal(_) => self.refuse(tree, "only texts, whole numbers, true and false can be written here"),
             Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(name) if name == "call" && FIELDS.contains(&select.field.as_str()) => Ok(Kind::Text),
                 Expr::Ident(name) if name == "call" => {
+                    if let Some(field) = FIELDS.into_iter().find(|field| *field == select.field) {
+                        if !self.references.fields.contains(&field) {
+                            self.references.fields.push(field);
+                        }
+                        return Ok(Kind::Text);
+                    }
                     let problem = format!("`call.{}` is not a field of a call; the fields are {}", select.field, FIELDS.join(", "));
                     self.refuse(tree, problem)
                 }
@@ -181,8 +195,8 @@ impl Checker<'_> {
         let compiled = RegexBuilder::new(literal.inner()).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build();
         match compiled {
             Ok(regex) => {
-                let func_name = pattern_function(self.patterns.len());
-                self.patterns.push(Arc::new(regex));
+                let func_name = pattern_function(self.references.patterns.len());
+                self.references.patterns.push(Arc::new(regex));
                 tree.expr = Expr::Call(CallExpr { func_name, target: None, args: vec![text] });
                 Ok(Kind::Bool)
             }

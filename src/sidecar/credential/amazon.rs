@@ -70,7 +70,8 @@ impl Signer {
             .into();
         let covered =
             headers.iter().filter(|(name, _)| is_covered(name)).filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-        let request = SignableRequest::new(signed.method.as_str(), signed.uri.to_string(), covered, SignableBody::Bytes(signed.body));
+        let body = signed.body.clone().into_whole();
+        let request = SignableRequest::new(signed.method.as_str(), signed.uri.to_string(), covered, SignableBody::Bytes(&body));
         let output = sign(request.map_err(|error| failed(error.into()))?, &params).map_err(|error| failed(error.into()))?;
         let (added, _) = output.into_parts().0.into_parts();
         for header in added {
@@ -154,7 +155,7 @@ mod tests {
             let signed = Signed {
                 method: &http::Method::POST,
                 uri: &uri.parse().unwrap(),
-                body: &Bytes::from_static(body.as_bytes()),
+                body: &Bytes::from_static(body.as_bytes()).into(),
                 now_ms: 1_795_521_600_000,
             };
             signer(more, host).unwrap().sign(&mut headers, &signed).unwrap();

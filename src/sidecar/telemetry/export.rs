@@ -207,7 +207,7 @@ async fn over_http(
     headers: &[(HeaderName, HeaderValue)],
     request: &ExportTraceServiceRequest,
 ) -> Result<ExportTraceServiceResponse, Failure> {
-    let body = UpstreamBody::Whole(Bytes::from(request.encode_to_vec()));
+    let body = UpstreamBody::Whole(Bytes::from(request.encode_to_vec()).into());
     let mut post = Request::post(uri.clone()).header(header::CONTENT_TYPE, "application/x-protobuf");
     for (name, value) in headers {
         post = post.header(name, value);

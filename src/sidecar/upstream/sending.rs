@@ -11,12 +11,15 @@ use tokio::io::AsyncWrite;
 
 use super::UpstreamBody;
 use super::head::{self, Length};
+use crate::llm::Pieces;
 use crate::sidecar::caller::CallerBody;
 
 /// Room for the head of a call.
 const HEAD: usize = 1 << 10;
 /// Where a connection takes one buffer at a time, a head and a body that is no longer than this go in one.
 const TOGETHER: usize = 16 << 10;
+/// Pieces that are written at once.
+const PIECES: usize = 8;
 
 /// A request of which some may be written.
 pub struct Sending {
@@ -25,7 +28,7 @@ pub struct Sending {
     /// What is being written: the head, or what goes before a chunk; and after it, some of the body.
     text: Vec<u8>,
     text_written: usize,
-    data: Bytes,
+    data: Pieces,
     rest: Rest,
     begun: bool,
 }
@@ -45,11 +48,11 @@ impl Sending {
     pub fn new(request: Request<UpstreamBody>) -> Sending {
         let (parts, body) = request.into_parts();
         let (data, rest, length) = match &body {
-            UpstreamBody::Whole(body) => (body.clone(), Rest::Nothing, Length::Known(body.len() as u64)),
+            UpstreamBody::Whole(body) => (body.clone(), Rest::Nothing, Length::Known(body.remaining() as u64)),
             UpstreamBody::Streamed(body) => match body.size_hint().exact() {
-                Some(0) => (Bytes::new(), Rest::Nothing, Length::Known(0)),
-                Some(bytes) => (Bytes::new(), Rest::Known(bytes), Length::Known(bytes)),
-                None => (Bytes::new(), Rest::Chunks { begun: false }, Length::Chunked),
+                Some(0) => (Pieces::default(), Rest::Nothing, Length::Known(0)),
+                Some(bytes) => (Pieces::default(), Rest::Known(bytes), Length::Known(bytes)),
+                None => (Pieces::default(), Rest::Chunks { begun: false }, Length::Chunked),
             },
         };
         let mut text = Vec::with_capacity(HEAD);
@@ -86,18 +89,19 @@ impl Sending {
     }
 
     fn write<S: AsyncWrite + Unpin>(&mut self, socket: &mut S, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.text_written < self.text.len() && !socket.is_write_vectored() && self.data.len() <= TOGETHER {
-            self.text.extend_from_slice(&self.data);
-            self.data = Bytes::new();
+        if self.text_written < self.text.len() && !socket.is_write_vectored() && self.data.remaining() <= TOGETHER {
+            while let Some(piece) = self.data.pop() {
+                self.text.extend_from_slice(&piece);
+            }
         }
-        while self.text_written < self.text.len() || !self.data.is_empty() {
+        while self.text_written < self.text.len() || self.data.has_remaining() {
             let text = &self.text[self.text_written..];
-            let written = if text.is_empty() {
-                Pin::new(&mut *socket).poll_write(context, &self.data)
-            } else if self.data.is_empty() {
-                Pin::new(&mut *socket).poll_write(context, text)
-            } else {
-                Pin::new(&mut *socket).poll_write_vectored(context, &[IoSlice::new(text), IoSlice::new(&self.data)])
+            let mut pieces = [IoSlice::new(text); PIECES];
+            let of_data = self.data.chunks_vectored(&mut pieces[usize::from(!text.is_empty())..]);
+            let pieces = &pieces[..usize::from(!text.is_empty()) + of_data];
+            let written = match pieces {
+                [one] => Pin::new(&mut *socket).poll_write(context, one),
+                several => Pin::new(&mut *socket).poll_write_vectored(context, several),
             };
             let written = ready!(written)?;
             if written == 0 {
@@ -119,14 +123,14 @@ impl Sending {
             (Rest::Nothing, _) => {}
             (Rest::Known(left), Some(piece)) => {
                 *left = left.checked_sub(piece.len() as u64).ok_or_else(|| broken("is longer than it was said to be"))?;
-                self.data = piece;
+                self.data = piece.into();
             }
             (Rest::Known(0), None) => self.rest = Rest::Nothing,
             (Rest::Known(_), None) => return Err(broken("is shorter than it was said to be")),
             (Rest::Chunks { begun }, Some(piece)) => {
                 let before = if std::mem::replace(begun, true) { "\r\n" } else { "" };
                 self.text.extend_from_slice(format!("{before}{:x}\r\n", piece.len()).as_bytes());
-                self.data = piece;
+                self.data = piece.into();
             }
             (Rest::Chunks { begun }, None) => {
                 let end: &[u8] = if *begun { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" };

@@ -11,7 +11,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
 
 fn request(address: std::net::SocketAddr) -> Request<UpstreamBody> {
-    Request::post(format!("http://{address}/v1/x?y=1")).body(UpstreamBody::Whole("{}".into())).unwrap()
+    Request::post(format!("http://{address}/v1/x?y=1")).body(UpstreamBody::Whole(Bytes::from("{}").into())).unwrap()
 }
 
 /// Reads one request and returns it.

@@ -149,7 +149,7 @@ async fn a_server_may_answer_before_it_has_read_all_and_close_the_connection() {
     let address = listener.local_addr().unwrap();
     // More than fits into what lies between two sockets.
     let large = Bytes::from(vec![b'x'; 32 << 20]);
-    let request = Request::post(format!("http://{address}/")).body(UpstreamBody::Whole(large)).unwrap();
+    let request = Request::post(format!("http://{address}/")).body(UpstreamBody::Whole(large.into())).unwrap();
     let upstream = Upstream::new(None).unwrap();
     let (answer, _stream) = tokio::join!(upstream.send(request), async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -61,7 +61,9 @@ impl Server {
     }
 
     fn request(&self) -> Request<UpstreamBody> {
-        Request::post(format!("https://localhost:{}/v1/x", self.address.port())).body(UpstreamBody::Whole("{}".into())).unwrap()
+        Request::post(format!("https://localhost:{}/v1/x", self.address.port()))
+            .body(UpstreamBody::Whole(Bytes::from("{}").into()))
+            .unwrap()
     }
 }
 
@@ -130,7 +132,7 @@ async fn a_proxy_tunnels_what_is_secret_and_passes_on_what_is_not() {
 
     let (address, asked) = proxy(server.address).await;
     let upstream = Upstream::through(None, Matcher::builder().http(format!("http://{address}")).build()).unwrap();
-    let plain = Request::post("http://models.example/v1/x?y=1").body(UpstreamBody::Whole("{}".into())).unwrap();
+    let plain = Request::post("http://models.example/v1/x?y=1").body(UpstreamBody::Whole(Bytes::from("{}").into())).unwrap();
     assert_eq!(text(upstream.send(plain).await.unwrap()).await, "ok");
     assert!(asked.await.unwrap().starts_with("POST http://models.example/v1/x?y=1 HTTP/1.1\r\n"));
 }
