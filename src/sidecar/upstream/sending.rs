@@ -18,6 +18,8 @@ use crate::sidecar::caller::CallerBody;
 const HEAD: usize = 1 << 10;
 /// Where a connection takes one buffer at a time, a head and a body that is no longer than this go in one.
 const TOGETHER: usize = 16 << 10;
+/// A body that is no longer than this is copied behind its head: less than what several pieces cost the kernel.
+const SMALL: usize = 2 << 10;
 /// Pieces that are written at once.
 const PIECES: usize = 8;
 
@@ -89,7 +91,8 @@ impl Sending {
     }
 
     fn write<S: AsyncWrite + Unpin>(&mut self, socket: &mut S, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.text_written < self.text.len() && !socket.is_write_vectored() && self.data.remaining() <= TOGETHER {
+        let together = if socket.is_write_vectored() { SMALL } else { TOGETHER };
+        if self.text_written < self.text.len() && self.data.remaining() <= together {
             while let Some(piece) = self.data.pop() {
                 self.text.extend_from_slice(&piece);
             }
