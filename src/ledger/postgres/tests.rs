@@ -14,6 +14,7 @@ use crate::core::call::{CallId, CallOutcome};
 use crate::core::limit::{LimitKey, Span};
 use crate::ledger::LeaseId;
 use crate::ledger::conformance::{Home, acquire, holder, keeps_promises, limit, record, usd};
+use crate::ledger::usage;
 use server::Server;
 
 /// Nobody waits for longer: the time that the writer gives a request, an attempt that is under way, and what a busy machine takes.
@@ -258,8 +259,16 @@ async fn a_database_of_any_earlier_release_is_brought_up_to_date_and_keeps_what_
              INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved) VALUES ('shop/b/l', 0, 'shop/b/l', 50, 40, 0)"
         ))
         .await;
+        let is_summed_by_day = version >= 5;
+        if is_summed_by_day {
+            let group = r#"["shop","","","","","","","","","0","","m","","","","completed"]"#;
+            home.execute(&format!("INSERT INTO usage_days VALUES (0, '{group}', 7,0,0,0,0,0,0,0,0,0,0,0,0, 35, 5, 5)")).await;
+        }
         let replica = home.replica().await;
         replica.report(&holder("pod"), settled("c", "a", 30), 1_000).await.expect("reported");
+        let day = CallQuery { from_ms: 0, to_ms: usage::DAY_MS, route: None };
+        let calls: u64 = replica.totals(&day).await.expect("totals").iter().map(|totals| totals.calls).sum();
+        assert_eq!(calls, if is_summed_by_day { 7 } else { 1 }, "a day that was summed is read as such, from version {version}");
         let balance = replica.balances(&[limit("shop/b/l", 100)], 1_000).await.expect("balances").remove(0);
         assert_eq!((balance.settled, balance.outstanding), (80, 10), "from version {version}");
         // A replica of a release that knows no fence cannot go on beside this one.
