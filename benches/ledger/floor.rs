@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::{Began, MEASURED, Turn};
 
@@ -44,12 +44,17 @@ pub async fn execute(url: &str, sql: &str) -> Result<()> {
 /// Inserts in PostgreSQL: `connections` at once, each with `together` rows in one statement, which is one transaction.
 pub async fn postgres(url: &str, connections: usize, together: usize) -> Result<Turn> {
     execute(url, "CREATE TABLE IF NOT EXISTS floor (id bigserial PRIMARY KEY, body text NOT NULL)").await?;
+    let bodies = vec![BODY; together];
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        clients.push(client(url).await?);
+        let client = client(url).await?;
+        let statement = client.prepare("INSERT INTO floor (body) SELECT unnest($1::text[])").await?;
+        client.execute(&statement, &[&bodies]).await?;
+        clients.push((client, statement));
     }
     let began = Began::now();
-    let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(insert(client, together, began.at))).collect();
+    let tasks: Vec<_> =
+        clients.into_iter().map(|(client, statement)| tokio::spawn(insert(client, statement, bodies.clone(), began.at))).collect();
     let mut latencies = Vec::new();
     for task in tasks {
         latencies.extend(task.await??);
@@ -57,14 +62,12 @@ pub async fn postgres(url: &str, connections: usize, together: usize) -> Result<
     Turn::of(latencies, began)
 }
 
-async fn insert(client: Client, together: usize, began: Instant) -> Result<Vec<std::time::Duration>> {
-    let statement = client.prepare("INSERT INTO floor (body) SELECT unnest($1::text[])").await?;
-    let bodies = vec![BODY; together];
+async fn insert(client: Client, statement: Statement, bodies: Vec<&'static str>, began: Instant) -> Result<Vec<std::time::Duration>> {
     let mut latencies = Vec::new();
     while began.elapsed() < MEASURED {
         let start = Instant::now();
         client.execute(&statement, &[&bodies]).await?;
-        latencies.extend(std::iter::repeat_n(start.elapsed(), together));
+        latencies.extend(std::iter::repeat_n(start.elapsed(), bodies.len()));
     }
     Ok(latencies)
 }

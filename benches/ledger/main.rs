@@ -4,11 +4,13 @@
 //! `append` with `n` callers is a file to which as many pages are appended for each `fdatasync`: what the disk allows to somebody who
 //! shares every write among all who wait for it. Leases of all callers are under one limit, the worst case: one row that each changes.
 
+mod caller;
 #[path = "../common/mod.rs"]
 mod common;
 mod floor;
 mod keys;
 mod months;
+mod replicas;
 #[path = "../../tests/postgres/server.rs"]
 #[allow(dead_code, reason = "the tests of the adapter use what is left")]
 mod server;
@@ -16,21 +18,12 @@ mod server;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use caller::Caller;
 use common::{Figure, Row};
 use server::Server;
-use spendkeeper::core::amount::{Amount, Unit};
-use spendkeeper::core::call::{CallId, CallKind, CallOutcome, CallRecord};
-use spendkeeper::core::dimensions::{Dimension, Dimensions, Origin};
-use spendkeeper::core::lease::LeaseId;
-use spendkeeper::core::limit::{LimitKey, LimitTerms, Span};
-use spendkeeper::core::money::PicoUsd;
-use spendkeeper::core::policy::{Protocol, Tier};
-use spendkeeper::core::usage::Usage;
-use spendkeeper::ledger::{Acquire, Decision, Entry, HolderId, Ledger};
 
 const CALLERS: [usize; 3] = [1, 16, 64];
 /// Many and short, so that what is compared was measured within a second or two: the disk of a shared machine has moods.
@@ -149,6 +142,11 @@ fn main() -> Result<()> {
         runtime.block_on(floor::execute(&server.url("public"), &format!("CREATE SCHEMA {name}")))?;
         Ok((directory.path().join(name), server.url(name)))
     };
+    if is_asked("replicas") {
+        let rows = runtime.block_on(replicas::rows(&server))?;
+        common::print("Replicas that write one database in PostgreSQL: median [min max]", &rows);
+        common::write("ledger-replicas.json", &rows)?;
+    }
     if is_asked("months") {
         let (path, url) = place("months")?;
         let rows = runtime.block_on(months::rows(&path, &url))?;
@@ -224,108 +222,14 @@ async fn on_ledger(address: &str, operation: Operation, callers: usize) -> Resul
     let ledger = spendkeeper::ledger::open(address, Default::default()).await?;
     let mut prepared = Vec::with_capacity(callers);
     for number in 0..callers {
-        let mut caller = Caller { holder: HolderId(format!("pod-{number}")), lease: LeaseId(format!("lease-{number}")), seq: 0 };
-        caller.acquire(ledger.as_ref()).await?;
-        prepared.push(caller);
+        prepared.push(Caller::new(&ledger, number, "shop/bench/total", operation).await?);
     }
-    let began = Began::now();
-    let tasks: Vec<_> =
-        prepared.into_iter().map(|caller| tokio::spawn(caller.repeat(Arc::clone(&ledger), operation, began.at + MEASURED))).collect();
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    let turn = Turn::of(latencies, began);
+    let turn = caller::drive(prepared, operation).await;
     ledger.close().await;
     turn
-}
-
-/// A sidecar, as the ledger sees it.
-struct Caller {
-    holder: HolderId,
-    lease: LeaseId,
-    /// Of the last request for the lease, and the number of the last call.
-    seq: u64,
-}
-
-impl Caller {
-    async fn repeat(mut self, ledger: Arc<dyn Ledger>, operation: Operation, until: Instant) -> Result<Vec<Duration>> {
-        let mut latencies = Vec::new();
-        while Instant::now() < until {
-            let start = Instant::now();
-            match operation {
-                Operation::Lease => self.acquire(ledger.as_ref()).await?,
-                _ => self.report(ledger.as_ref()).await?,
-            }
-            latencies.push(start.elapsed());
-        }
-        Ok(latencies)
-    }
-
-    async fn acquire(&mut self, ledger: &dyn Ledger) -> Result<()> {
-        self.seq += 1;
-        let amount = Amount { usd: PicoUsd(1_000_000_000), tokens: 1_000, requests: 1 };
-        let (lease, holder, limits) = (self.lease.clone(), self.holder.clone(), vec![limit()]);
-        let request = Acquire { lease, seq: self.seq, holder, limits, min: amount, want: amount, now_ms: now_ms() };
-        let decision = ledger.acquire(request).await?;
-        ensure!(matches!(decision, Decision::Granted { .. }), "a lease was not granted: {decision:?}");
-        Ok(())
-    }
-
-    async fn report(&mut self, ledger: &dyn Ledger) -> Result<()> {
-        self.seq += 1;
-        let record = record(&self.holder, self.seq);
-        let lease = Some(self.lease.clone());
-        let (call, reserved, draft) = (record.id.clone(), record.reserved, Some(record.clone()));
-        let entries = vec![
-            Entry::Opened { call, lease: lease.clone(), reserved, draft, unleased: Vec::new() },
-            Entry::Settled { record, lease, unleased: Vec::new() },
-        ];
-        ledger.report(&self.holder, entries, now_ms()).await?;
-        Ok(())
-    }
 }
 
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A limit that nobody here reaches.
-fn limit() -> LimitTerms {
-    let span = Span::Fixed { start_ms: 0, end_ms: i64::MAX };
-    LimitTerms { key: LimitKey("shop/bench/total".to_owned()), unit: Unit::Usd, limit: i128::from(i64::MAX) << 32, span }
-}
-
-fn record(holder: &HolderId, number: u64) -> Arc<CallRecord> {
-    let usage = Usage { input: 900, output: 100, ..Usage::default() };
-    let dimensions = [(Dimension::Feature, "chat"), (Dimension::Team, "support")].map(|(d, value)| (d, value.to_owned()));
-    Arc::new(CallRecord {
-        id: CallId(format!("{}-{number:016}", holder.0)),
-        started_at_ms: now_ms(),
-        duration_ms: 800,
-        time_to_first_byte_ms: Some(300),
-        origin: Arc::new(Origin {
-            namespace: "shop".into(),
-            workload: "Deployment/bot".into(),
-            pod: "bot-1".into(),
-            pod_uid: holder.0.clone(),
-        }),
-        dimensions: Dimensions(dimensions.into()),
-        kind: CallKind::Model { protocol: Protocol::OpenAIChat },
-        route: "shop/models".into(),
-        backend: "openai".into(),
-        requested_model: "auto".into(),
-        model: "gpt-5-mini".into(),
-        requested_tier: Some(Tier::Frontier),
-        tier: Some(Tier::Standard),
-        classification: None,
-        usage,
-        cost: PicoUsd(1_000),
-        reserved: Amount { usd: PicoUsd(2_000), tokens: 2_000, requests: 1 },
-        bytes: 4_000,
-        outcome: CallOutcome::Completed,
-        status: 200,
-        unpriced: false,
-    })
 }

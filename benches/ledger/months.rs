@@ -33,7 +33,7 @@ pub async fn rows(path: &Path, url: &str) -> Result<Vec<Row>> {
             let groups = format!("g (g) AS (SELECT 0 UNION ALL SELECT g + 1 FROM g WHERE g < {})", GROUPS - 1);
             let connection = rusqlite::Connection::open(path)?;
             connection.execute_batch(&filled(&format!("{hours}, {groups}"), "h, g", "json_array", "CAST(g AS TEXT)", "7, 5"))?;
-            connection.execute_batch(&summed("cost_micro, cost_pico", "sum(cost_micro), sum(cost_pico)", ""))?;
+            connection.execute_batch(&summed("usage_days", "cost_micro, cost_pico", "sum(cost_micro), sum(cost_pico)", ""))?;
         } else {
             let source = format!(
                 "generate_series(0, {}, {HOUR_MS}) AS h (hour), generate_series(0, {}) AS g (g)",
@@ -41,8 +41,8 @@ pub async fn rows(path: &Path, url: &str) -> Result<Vec<Row>> {
                 GROUPS - 1
             );
             floor::execute(url, &filled("", &source, "json_build_array", "g::text", "7")).await?;
-            floor::execute(url, &summed("cost", "sum(cost)", "::bigint")).await?;
-            floor::execute(url, "ANALYZE usage_hours; ANALYZE usage_days").await?;
+            floor::execute(url, &summed("usage_by_day", "cost", "sum(cost)", "::bigint")).await?;
+            floor::execute(url, "ANALYZE usage_hours; ANALYZE usage_by_day").await?;
         }
         let ledger = spendkeeper::ledger::open(&address, Default::default()).await?;
         for (name, days) in STRETCHES {
@@ -84,12 +84,14 @@ fn filled(with: &str, source: &str, array: &str, number: &str, cost: &str) -> St
 }
 
 /// Every day, as a writer sums it.
-fn summed(cost: &str, sums_of_cost: &str, as_number: &str) -> String {
+fn summed(table: &str, cost: &str, sums_of_cost: &str, as_number: &str) -> String {
     let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name}){as_number}")).collect();
     format!(
-        "INSERT INTO usage_days (day, dimensions, {}, {cost}, first_ms, last_ms)
-         SELECT hour - hour % {DAY_MS}, dimensions, {}, {sums_of_cost}, min(first_ms), max(last_ms) FROM usage_hours GROUP BY 1, 2",
+        "INSERT INTO {table} (day, dimensions, {}, {cost}, first_ms, last_ms)
+         SELECT hour - hour % {DAY_MS}, dimensions, {}, {sums_of_cost}, min(first_ms), max(last_ms) FROM usage_hours GROUP BY 1, 2;
+         UPDATE days_summed SET day = {}",
         COUNTS.join(", "),
-        sums.join(", ")
+        sums.join(", "),
+        DAYS * DAY_MS
     )
 }

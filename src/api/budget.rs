@@ -71,7 +71,7 @@ pub struct AIBudgetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub grants: Vec<BudgetGrant>,
-    /// Watch for an agent that spends many times more than it usually does. Absent: nobody watches, nor does a sidecar without an operator.
+    /// Watch for an agent that spends many times more than it usually does, or whose outcomes stop while it goes on spending. Absent: nobody watches, nor does a sidecar without an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runaway: Option<BudgetRunaway>,
 }
@@ -179,7 +179,8 @@ pub struct BudgetAlert {
 }
 
 /// What is a runaway, and what is done about it: a value of a dimension that spends `factor` times what it usually does in a minute,
-/// of the first limit's unit, while its outcomes do not keep step.
+/// of the first limit's unit, while its outcomes do not keep step; or that has spent twice `factor` times what it usually does from one
+/// outcome to the next, and has brought none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetRunaway {

@@ -28,7 +28,7 @@ pub mod condition {
     pub const EXHAUSTED: &str = "Exhausted";
     /// AIBudget: an alert's threshold is crossed.
     pub const ALERTING: &str = "Alerting";
-    /// AIBudget: somebody spends many times what it usually does; only with `spec.runaway`.
+    /// AIBudget: somebody spends many times what it usually does, or brings no outcomes any more; only with `spec.runaway`.
     pub const RUNAWAY: &str = "Runaway";
     /// AIBudget: sidecars reach the ledger, so that the budget is kept by it and not by `onLedgerUnavailable`.
     pub const LEDGER_AVAILABLE: &str = "LedgerAvailable";

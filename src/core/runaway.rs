@@ -1,8 +1,11 @@
 //! Runaways: agents that spend many times what they usually do, seen within seconds.
 //!
 //! Each value of a dimension is compared with its own past: the minutes in which it spent something. One without a past is compared
-//! with its peers, and where there are none, with the limit itself. What also brings as many more outcomes is busy, not running away.
+//! with its peers, and where there are none, with the limit itself. What also brings as many more outcomes is busy, not running away; and
+//! who goes on spending at its usual rate, but brings none any more, runs away, too ([`drought`]).
 //! Pure and bounded; the same events lead to the same findings.
+
+mod drought;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::burn::{Latch, Level};
 use super::dimensions::{Dimension, Dimensions, Origin};
 use super::history::{MINUTE_MS, Series};
+pub use drought::Drought;
+use drought::Stretches;
 
 /// Whose spending is watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -143,6 +148,8 @@ pub struct Running {
     pub basis: Basis,
     /// What it may spend a minute while it is throttled.
     pub allowance: i128,
+    /// Set when it was found by its outcomes, not by its rate.
+    pub drought: Option<Drought>,
 }
 
 /// One value's spending.
@@ -152,6 +159,7 @@ struct Trail {
     /// The dearest call of each step: one dear call is no loop.
     dearest: Series,
     outcomes: Series,
+    stretches: Stretches,
     /// Minutes in which something was spent, the latest last: what, and for how many outcomes.
     past: VecDeque<(i128, u64)>,
     /// The minute under way.
@@ -171,6 +179,7 @@ impl Trail {
             spent: series(),
             dearest: series(),
             outcomes: series(),
+            stretches: Stretches::default(),
             past: VecDeque::new(),
             minute: at_ms.div_euclid(MINUTE_MS),
             of_minute: (0, 0),
@@ -223,11 +232,13 @@ impl Trail {
         let material = if basis == Basis::Limit { scale.material_without_past() } else { scale.material() };
         let dearest = self.dearest.largest(now_ms - MINUTE_MS, now_ms);
         let too_fast = minute - dearest >= usual.saturating_mul(factor) && five_minutes >= material;
+        // Who is silent does not run, whatever it has brought.
+        let drought = self.stretches.drought(factor, scale.material()).filter(|_| minute > 0);
         let runs = too_fast && !self.is_busy(five_minutes, factor, now_ms);
         // Who runs is measured by what was usual when it began.
         let before = self.running.as_ref().map_or(usual, |running| running.usual);
         let is_refused = self.refused_ms.is_some_and(|at| now_ms - at < MINUTE_MS);
-        let level = if runs {
+        let level = if runs || drought.is_some() {
             Level::Met
         } else if is_refused {
             // That it spends little is not its own doing.
@@ -242,7 +253,8 @@ impl Trail {
             self.running = None;
         } else if self.running.is_none() {
             let allowance = usual.saturating_mul(3).max(1);
-            self.running = Some(Running { value: value.to_owned(), per_minute: minute, usual, basis, allowance });
+            let drought = drought.filter(|_| !runs);
+            self.running = Some(Running { value: value.to_owned(), per_minute: minute, usual, basis, allowance, drought });
         }
     }
 }
@@ -277,6 +289,7 @@ impl Watch {
         trail.turn(at_ms);
         trail.spent.add(at_ms, amount);
         trail.dearest.raise(at_ms, dearest);
+        trail.stretches.spent(amount, dearest);
         trail.of_minute.0 += amount;
         trail.last_ms = at_ms;
     }
@@ -286,6 +299,9 @@ impl Watch {
         if let Some(trail) = self.0.get_mut(value) {
             trail.turn(at_ms);
             trail.outcomes.add(at_ms, count.into());
+            if count > 0 {
+                trail.stretches.outcome(!trail.latch.is_on());
+            }
             trail.of_minute.1 = trail.of_minute.1.saturating_add(count);
         }
     }

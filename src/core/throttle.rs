@@ -28,6 +28,12 @@ pub fn key(budget: &ResourceKey, by: RunawayBy, value: &str) -> LimitKey {
     LimitKey::new(&name(budget, by, value), LIMIT)
 }
 
+/// The budget whose runaways a limit holds back, or whose limit it is.
+pub fn of(limit: &LimitKey) -> ResourceKey {
+    let budget = limit.budget().0;
+    ResourceKey(budget.split_once('~').map_or(budget.as_str(), |(watching, _)| watching).to_owned())
+}
+
 fn name(budget: &ResourceKey, by: RunawayBy, value: &str) -> ResourceKey {
     ResourceKey(format!("{budget}~{}", digest(by, value)))
 }

@@ -23,9 +23,36 @@ pub const HOUR_MS: i64 = 3_600_000;
 /// Of UTC: a day of sums is no calendar's, and a query that begins elsewhere reads the hours between.
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// A day of more rows than this, hours times groups, is not summed, nor any after it: nobody shall wait for that, and with so many groups,
-/// such as one for each session, days would be hardly fewer rows than hours.
-pub const MOST_OF_A_DAY: i64 = 50_000;
+/// A day is summed in parts, each a transaction, so that nobody waits for long: so many groups of an hour at most, and so 24 times as many
+/// sums. Fewer in tests, whose days have few.
+pub const GROUPS_OF_A_PART: i64 = if cfg!(test) { 1 } else { 2_000 };
+
+/// How far days are summed: those before a day, and of that one, the groups up to one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Summed {
+    /// The start of a day. Nothing of it is read as a day before all of it is summed.
+    pub day: i64,
+    /// As the store compares texts; empty when none of the day is summed.
+    pub group: String,
+}
+
+impl Summed {
+    /// The day that is to be summed now, if the first hour of which there are sums is over so far, and the group after which to go on. `next`
+    /// is the first hour that is not summed.
+    pub fn next(&self, next: Option<i64>, over_ms: i64) -> Option<Summed> {
+        let day = next.map(day_of).filter(|day| day + DAY_MS <= over_ms)?;
+        Some(if day == self.day { self.clone() } else { Summed { day, group: String::new() } })
+    }
+
+    /// How far they are once the groups up to `last` are, or all of them.
+    #[must_use]
+    pub fn after(&self, last: Option<String>) -> Summed {
+        match last {
+            Some(group) => Summed { group, ..self.clone() },
+            None => Summed { day: self.day + DAY_MS, group: String::new() },
+        }
+    }
+}
 
 /// What calls have in common that are summed, as text: the columns of a query's group, in their order.
 pub type Group = [String; 16];

@@ -50,7 +50,7 @@ pub const STATES: [State; 24] = [
         true,
         "RunningAway",
         true,
-        "Somebody spends many times what it usually does, and its outcomes do not keep step (`spec.runaway`); the message names it.",
+        "Somebody spends many times what it usually does and its outcomes do not keep step, or spends as ever and brings none any more (`spec.runaway`); the message names it.",
     ),
     state("AIBudget", condition::RUNAWAY, false, "Calm", false, "Nobody has run away, or whoever did has been calm for five minutes."),
     state("AIBudget", condition::LEDGER_AVAILABLE, true, "Reachable", false, "Sidecars reach the ledger, as far as they have told."),

@@ -212,6 +212,7 @@ pub async fn collect(context: std::sync::Arc<super::context::Context>, interval:
         tick.tick().await;
         let snapshot = context.index.snapshot();
         let nodes: BTreeSet<String> = snapshot.pods.iter().filter(|p| !p.ended).filter_map(|p| p.host_ip.clone()).collect();
+        complained.retain(|node| nodes.contains(node));
         let now_ms = super::context::now_ms();
         for node in nodes {
             match client.read(&node, now_ms).await {

@@ -136,6 +136,7 @@ pub async fn keep_looking(context: Arc<Context>) {
             budgets.iter().map(|b| (selection::key_of(b.as_ref()), b.spec.runaway.is_some())).collect();
         context.runaways.retain(|key| is_there.get(key) == Some(&true));
         context.outages.retain(|key| is_there.contains_key(key));
+        context.refusals.retain(|key| is_there.contains_key(key));
         for budget in budgets.iter().filter(|budget| budget.spec.runaway.is_some()) {
             let key = selection::key_of(budget.as_ref());
             // What makes no sense is not in force, as its status says.

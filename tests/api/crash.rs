@@ -9,8 +9,7 @@ use spendkeeper::api::AIBudget;
 
 use super::cluster::{Cluster, disrupted};
 use super::operator::{Operator, Ports};
-use super::provider::Provider;
-use super::scene::{Scene, route};
+use super::scene::Scene;
 use super::sidecar::Sidecar;
 use super::wait::until;
 use super::workload::{Workload, injected};
@@ -24,8 +23,7 @@ async fn an_operator_that_is_killed_in_mid_traffic_loses_nothing_and_overspends_
     let ports = Ports::free();
     let operator = cluster.operator("killed", ports);
     let scene = Scene::on(cluster, "crash", json!({})).await;
-    let provider = Provider::start().await;
-    scene.create(route("models", &provider.address)).await.unwrap();
+    let provider = scene.provider().await;
     scene.budget_in_force("b", json!({"usd": "0.50"})).await;
     let workload = Workload::start(&scene, injected("bot")).await;
     let sidecar = Arc::new(Sidecar::start(&scene, &workload).await);

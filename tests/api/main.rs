@@ -25,6 +25,7 @@ mod crash;
 mod crds;
 mod injection;
 mod leader;
+mod lost;
 mod plugin;
 mod recall;
 mod refusals;

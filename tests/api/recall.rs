@@ -6,12 +6,10 @@ use serde_json::json;
 use spendkeeper::api::AIBudget;
 
 use super::cluster::{Cluster, disrupted};
-use super::provider::Provider;
-use super::replicas::{ONE, Replicas, TWO};
-use super::scene::{Scene, route};
+use super::replicas::Replicas;
+use super::scene::Scene;
 use super::sidecar::Sidecar;
 use super::wait::until;
-use super::workload::{Workload, injected};
 
 const ROUNDS: usize = 15;
 
@@ -21,15 +19,9 @@ async fn a_limit_that_is_lowered_binds_sidecars_of_every_replica_within_a_second
     let cluster: &Cluster = &turn;
     let replicas = Replicas::start(cluster).await;
     let scene = Scene::on(cluster, "lowered", json!({})).await;
-    let provider = Provider::start().await;
-    scene.create(route("models", &provider.address)).await.unwrap();
+    let _provider = scene.provider().await;
     scene.budget_in_force("b", json!({"usd": "100"})).await;
-    let ways = [replicas.way_to(ONE).await, replicas.way_to(TWO).await];
-    let mut sidecars = Vec::new();
-    for (name, way) in [ONE, TWO].into_iter().zip(&ways) {
-        let workload = Workload::start(&scene, injected(name)).await.by_way_of(way.port);
-        sidecars.push(Sidecar::start(&scene, &workload).await);
-    }
+    let (_ways, sidecars) = replicas.sidecars(&scene).await;
     let set = async |usd: &str| {
         let limits = json!([{"name": "total", "usd": usd, "period": "Lifetime"}]);
         scene.merge::<AIBudget>(&scene.client, "b", json!({"spec": {"limits": limits}})).await.unwrap();

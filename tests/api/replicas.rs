@@ -1,24 +1,26 @@
 //! Several operators on one PostgreSQL: each serves sidecars, one leads, and what one is told all of them know.
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use spendkeeper::api::AIBudget;
 use spendkeeper::channel::message::LeaseAsk;
 use spendkeeper::core::amount::Amount;
 use spendkeeper::core::limit::LimitKey;
+use spendkeeper::core::money::PicoUsd;
 use spendkeeper::ledger::{Decision, LeaseId};
 use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, disrupted};
 use super::operator::{Operator, Ports};
 use super::postgres;
-use super::provider::Provider;
-use super::scene::{Scene, budget, route};
+use super::scene::{Scene, budget};
+use super::server::succeeded;
 use super::service::Service;
 use super::sidecar::Sidecar;
 use super::wait::{LONG, until};
@@ -97,6 +99,28 @@ impl<'a> Replicas<'a> {
         Service::start(&if name == ONE { [one, two] } else { [two, one] }).await
     }
 
+    /// A sidecar at each of the two, and their ways there.
+    pub async fn sidecars(&self, scene: &Scene<'_>) -> ([Service; 2], [Sidecar; 2]) {
+        let ways = [self.way_to(ONE).await, self.way_to(TWO).await];
+        let start = async |name, way: &Service| {
+            let workload = Workload::start(scene, injected(name)).await.by_way_of(way.port);
+            Sidecar::start(scene, &workload).await
+        };
+        let sidecars = [start(ONE, &ways[0]).await, start(TWO, &ways[1]).await];
+        (ways, sidecars)
+    }
+
+    /// Every call that the database has, as the operator exports it: what they cost together, in pico-dollars, and how many they are.
+    fn exported(&self) -> (i128, usize) {
+        let url = self.database.url("public");
+        let export = ["export-calls", "--ledger", &url, "--format", "json"];
+        let output = Command::new(env!("CARGO_BIN_EXE_spendkeeper-operator")).args(export).output().unwrap();
+        let lines = succeeded(&output);
+        let calls: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let cost = |call: &Value| call["cost_usd"].as_str().unwrap().parse::<PicoUsd>().unwrap().0;
+        (calls.iter().map(cost).sum(), calls.len())
+    }
+
     fn connected(&self, name: &str) -> f64 {
         self.metric(name, "spendkeeper_connected_sidecars")
     }
@@ -152,16 +176,10 @@ async fn every_replica_serves_and_while_the_leader_dies_or_is_replaced_nothing_i
     let cluster: &Cluster = &turn;
     let mut replicas = Replicas::start(cluster).await;
     let scene = Scene::on(cluster, "replicas", json!({})).await;
-    let provider = Provider::start().await;
-    scene.create(route("models", &provider.address)).await.unwrap();
+    let provider = scene.provider().await;
     scene.budget_in_force("b", json!({"usd": "1000"})).await;
-    let (mut ways, mut sidecars) = (Vec::new(), Vec::new());
-    for name in [ONE, TWO] {
-        let way = replicas.way_to(name).await;
-        let workload = Workload::start(&scene, injected(name)).await.by_way_of(way.port);
-        sidecars.push(Arc::new(Sidecar::start(&scene, &workload).await));
-        ways.push(way);
-    }
+    let (_ways, sidecars) = replicas.sidecars(&scene).await;
+    let sidecars = sidecars.map(Arc::new);
     assert_eq!([ONE, TWO].map(|name| replicas.connected(name)), [1.0, 1.0], "each serves one");
 
     let callers = Callers::start(&sidecars);
@@ -203,6 +221,8 @@ async fn every_replica_serves_and_while_the_leader_dies_or_is_replaced_nothing_i
     scene.once::<AIBudget>("what was billed is what was spent", "b", agrees).await;
     let exhausted = |b: &AIBudget| b.status.iter().flat_map(|s| &s.conditions).any(|c| c.type_ == "Exhausted" && c.status == "True");
     scene.once::<AIBudget>("the leader knows of refusals by both", "b", exhausted).await;
+    let (exported, calls) = replicas.exported();
+    assert_eq!(exported, i128::from(billed) * 1_000_000, "{calls} calls");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,8 +264,7 @@ async fn who_runs_away_at_one_replica_is_held_back_at_every_other() {
     let cluster: &Cluster = &turn;
     let replicas = Replicas::start(cluster).await;
     let scene = Scene::on(cluster, "runaways", json!({})).await;
-    let provider = Provider::start().await;
-    scene.create(route("models", &provider.address)).await.unwrap();
+    let provider = scene.provider().await;
     let mut watched = budget("b", json!({"usd": "1"}));
     watched["spec"]["runaway"] = json!({"by": "agent", "action": "Throttle"});
     scene.create(watched).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::process::Output;
+use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use spendkeeper::api::AIBudget;
 
 use super::cluster::{Cluster, namespace, shared};
+use super::provider::Provider;
 use super::server::client;
 use super::wait::until;
 
@@ -104,6 +106,13 @@ impl<'a> Scene<'a> {
     pub async fn budget_in_force(&self, name: &str, limit: Value) {
         self.create(budget(name, limit)).await.unwrap();
         self.once::<AIBudget>("the budget has a status", name, |b| b.status.is_some()).await;
+    }
+
+    /// A provider that answers, and the route `models` to it.
+    pub async fn provider(&self) -> Arc<Provider> {
+        let provider = Provider::start().await;
+        self.create(route("models", &provider.address)).await.unwrap();
+        provider
     }
 
     /// A client of `user`, who is bound to the cluster role `role` in this namespace.

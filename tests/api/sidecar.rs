@@ -1,5 +1,7 @@
 //! The real sidecar as a child process in a pod's place, and an app that calls through it.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
@@ -17,10 +19,12 @@ use super::workload::Workload;
 pub struct Sidecar {
     url: String,
     admin: u16,
+    journal: PathBuf,
     client: Client<HttpConnector, Full<Bytes>>,
     process: Process,
 }
 
+#[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
@@ -54,7 +58,8 @@ impl Sidecar {
             }
         })
         .await;
-        Sidecar { url: format!("http://127.0.0.1:{port}"), admin, client: Client::builder(TokioExecutor::new()).build_http(), process }
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Sidecar { url: format!("http://127.0.0.1:{port}"), admin, journal: state, client, process }
     }
 
     /// A call to the frontier model with an output cap.
@@ -74,6 +79,18 @@ impl Sidecar {
     /// Everything that it tells of itself.
     pub fn metrics(&self) -> String {
         get(self.admin, "/metrics").unwrap().1
+    }
+
+    /// A gauge of those, without labels.
+    pub fn gauge(&self, name: &str) -> Option<f64> {
+        self.metrics().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// Ends it where it stands, and its journal with it.
+    pub fn lose(mut self) {
+        self.process.signal("KILL");
+        self.process.end();
+        std::fs::remove_dir_all(&self.journal).unwrap();
     }
 
     /// Stops it in order.

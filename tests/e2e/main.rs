@@ -11,6 +11,7 @@ mod caller;
 mod chart;
 mod cluster;
 mod crashes;
+mod export;
 mod pods;
 #[allow(dead_code, reason = "other levels reach it by its socket")]
 #[path = "../postgres/server.rs"]

@@ -4,6 +4,7 @@ use spendkeeper::core::money::PicoUsd;
 
 use crate::caller::{rules, start_named};
 use crate::cluster::{Namespace, apply, eventually, get, helm, kill_container, kubectl, kubectl_with, try_kubectl};
+use crate::export::{cost, exported};
 use crate::postgres::{Network, Server};
 use crate::provider::bill;
 
@@ -117,4 +118,7 @@ fn no_call_fails_while_the_leader_is_killed_and_every_operator_replaced() {
         billed.to_decimal(),
         spent.to_decimal()
     );
+    // Either replica's pod reads the database.
+    let exported = cost(&exported(&namespace.0));
+    assert!((exported.0 - spent.0).abs() <= 1_000_000, "exported {}, charged {}", exported.to_decimal(), spent.to_decimal());
 }

@@ -51,6 +51,37 @@ fn who_brings_as_many_more_outcomes_is_busy_and_who_spends_little_of_the_limit_i
 }
 
 #[test]
+fn who_spends_as_ever_and_brings_nothing_any_more_is_found_and_has_stopped_with_the_next_outcome_or_when_it_is_silent() {
+    let (watch, now) = usual_hour(&["a"]);
+    // As ever: five each quarter of a minute, an outcome a minute; from now on none.
+    let go_on = |watch: &mut Watch, seconds: std::ops::Range<i64>, outcomes: bool| -> Option<(i64, Running)> {
+        seconds.step_by(15).find_map(|second| {
+            let at = now + second * SECOND;
+            watch.spent("a", 5, at);
+            if outcomes && second % 60 == 0 {
+                watch.outcomes("a", 1, at);
+            }
+            watch.look(&RULE, LIMIT, at).pop().map(|running| (second, running))
+        })
+    };
+    assert_eq!(go_on(&mut watch.clone(), 0..7_200, true), None);
+    let mut dry = watch.clone();
+    let (seconds, running) = go_on(&mut dry, 0..7_200, false).expect("found");
+    // The limit makes a thousand worth a word, without the dearest call; fifteen were spent since the last outcome.
+    assert_eq!((seconds, running.drought), (197 * 15, Some(Drought { spent: 1_005, usual: 20 })));
+    assert_eq!((running.usual, running.allowance), (20, 60), "no slower than ever while it is throttled");
+    let last = |watch: &mut Watch, seconds: i64| watch.look(&RULE, LIMIT, now + seconds * SECOND);
+    let (mut silent, mut mended) = (dry.clone(), dry);
+    let calm_after = |watch: &mut Watch| (0..1_200).find(|second| last(watch, seconds + second).is_empty());
+    let calm = calm_after(&mut silent).expect("calm");
+    assert!((350..=380).contains(&calm), "a minute until nothing was spent of late, and five of calm: {calm}");
+    mended.outcomes("a", 1, now + seconds * SECOND);
+    assert_eq!(calm_after(&mut mended), Some(300), "as soon as it brings something");
+    let (again, _) = go_on(&mut mended, seconds + 600..20_000, false).expect("found");
+    assert!((again - seconds - 600 - 200 * 15).abs() <= 60, "nobody gets used to it: {again}");
+}
+
+#[test]
 fn a_new_agent_is_measured_by_its_peers_and_where_there_are_none_by_the_limit() {
     let (mut watch, now) = usual_hour(&["a", "b", "c"]);
     assert_eq!(seconds_until_found(&mut watch.clone(), "new", 3, 0, now), None, "nine times a peer's rate");

@@ -10,6 +10,15 @@
 //!   charge; nobody asks for it, and it is forgotten again. The call's record is in the sums of usage, which are not made of accounts.
 //! - Debt is carried as long as it counts: it is the settled sum of a window, and ends with it.
 //!
+//! Two kinds are kept for ever:
+//!
+//! - A lifetime's, also that of one value of a split which nobody has used for years. Its settled sum is all that is known of what was spent, and
+//!   no window's end makes that meaningless: without it, whoever comes with the same value again has the whole limit again. Nobody can say
+//!   that a value will not come again, however long it is silent. For values that come and go there are rolling windows.
+//! - Accounts from before the schema knew until when they are needed (4 in PostgreSQL, 5 in SQLite). They carry the start of their window, and not
+//!   its length, and a lifetime that was reset starts at any moment, too; so of none of them is it known that its window ends. Nobody looks at
+//!   those whose window has ended, and they do not become more.
+//!
 //! Whoever makes a rolling window longer, or takes back a reset, is told of what was spent before only as far as it is not forgotten.
 
 use std::collections::BTreeMap;

@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::line::Line;
 use crate::ledger::LedgerError;
 
 /// A server that does not answer a connection for so long is not there.
@@ -76,14 +77,31 @@ impl Database {
     /// # Errors
     /// When there is none to be had.
     pub async fn connect(&self) -> Result<Client, Failure> {
+        let (client, connection) = self.dial().await?;
+        tokio::spawn(connection);
+        client.batch_execute(SESSION).await?;
+        Ok(client)
+    }
+
+    /// The same, which is carried on where its answers are waited for.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_in_line(&self) -> Result<(Client, Line), Failure> {
+        let (client, connection) = self.dial().await?;
+        let mut line = Line::new(connection);
+        line.during(client.batch_execute(SESSION)).await?;
+        Ok((client, line))
+    }
+
+    async fn dial(&self) -> Result<(Client, impl Future<Output = ()> + Send + 'static), Failure> {
         let (client, connection) = self.config.connect(self.tls.clone()).await?;
-        tokio::spawn(async move {
+        let until_lost = async move {
             if let Err(error) = connection.await {
                 tracing::warn!(error = %reason_of(&error), "a connection to the ledger's database ended");
             }
-        });
-        client.batch_execute(SESSION).await?;
-        Ok(client)
+        };
+        Ok((client, until_lost))
     }
 }
 

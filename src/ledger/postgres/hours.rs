@@ -1,12 +1,17 @@
 //! Usage by hour and by day ([`crate::ledger::usage`]), and the end of single calls.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
+use super::columns::Parameter;
 use super::connect::Failure;
+use super::statements::Statements;
 use crate::core::money::PicoUsd;
 use crate::ledger::encoded::integer;
+use crate::ledger::machine::Booking;
 use crate::ledger::query::CallTotals;
-use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, MOST_OF_A_DAY, day_of, totals};
+use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, Summed, day_of, hour_of, hours_of_replaced, totals};
 
 /// A call's group, as its columns say it.
 const GROUP: &str = "json_build_array(namespace, workload, feature, team, process, agent, session, route, backend,
@@ -20,6 +25,16 @@ pub fn schema() -> String {
 /// The table of days. What is over is summed bit by bit.
 pub fn schema_of_days() -> String {
     table("usage_days", "day")
+}
+
+/// How far days are summed: until now a day was summed at once. Their table gets another name so that a replica of an earlier release does not
+/// read a day of which only a part is there.
+pub fn schema_of_parts() -> String {
+    format!(
+        "ALTER TABLE usage_days RENAME TO usage_by_day;
+         CREATE TABLE days_summed (one int PRIMARY KEY CHECK (one = 1), day bigint NOT NULL, dimensions text NOT NULL);
+         INSERT INTO days_summed SELECT 1, coalesce(max(day) + {DAY_MS}, 0), '' FROM usage_by_day"
+    )
 }
 
 fn table(name: &str, start: &str) -> String {
@@ -48,42 +63,70 @@ pub fn sum_hours() -> String {
     summed_up(&format!("unnest($1::bigint[]) AS w (start) JOIN calls ON at_ms >= w.start AND at_ms < w.start + {HOUR_MS}"))
 }
 
-/// Sums the days that begin at those of an array, from their hours, if `condition` holds.
-pub fn sum_days(condition: &str) -> String {
-    let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name})::bigint")).collect();
+/// Hours and sums of them as days, which begin at `start`.
+fn summed_by_day(start: &str, source: &str) -> String {
+    let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum(u.{name})::bigint")).collect();
     let columns = COUNTS.join(", ");
     format!(
-        "INSERT INTO usage_days (day, dimensions, {columns}, cost, first_ms, last_ms)
-         SELECT w.start, dimensions, {}, sum(cost), min(first_ms), max(last_ms)
-         FROM unnest($1::bigint[]) AS w (start) JOIN usage_hours ON hour >= w.start AND hour < w.start + {DAY_MS}
-         WHERE {condition} GROUP BY 1, 2",
+        "INSERT INTO usage_by_day (day, dimensions, {columns}, cost, first_ms, last_ms)
+         SELECT {start}, u.dimensions, {}, sum(u.cost), min(u.first_ms), max(u.last_ms) FROM {source} GROUP BY 1, 2",
         sums.join(", ")
     )
 }
 
-/// The end of the last day that is summed.
+/// Groups by an array, and those that hours of another array have now.
+const GROUPS: &str = "SELECT unnest($2::text[]) AS dimensions UNION SELECT dimensions FROM usage_hours WHERE hour = ANY($3::bigint[])";
+
+/// Deletes groups of the days that begin at those of an array.
+pub fn delete_groups_of_days() -> String {
+    format!("DELETE FROM usage_by_day AS d USING ({GROUPS}) AS g WHERE d.day = ANY($1::bigint[]) AND d.dimensions = g.dimensions")
+}
+
+/// Sums them anew from their hours, as far as days are summed.
+pub fn sum_groups_of_days() -> String {
+    let source = format!(
+        "unnest($1::bigint[]) AS w (start) CROSS JOIN generate_series(0, 23) AS n (n) CROSS JOIN ({GROUPS}) AS g
+         JOIN days_summed AS s ON s.one = 1 AND (w.start, g.dimensions) <= (s.day, s.dimensions)
+         JOIN usage_hours AS u ON u.hour = w.start + n.n * {HOUR_MS} AND u.dimensions = g.dimensions"
+    );
+    summed_by_day("w.start", &source)
+}
+
+/// How far days are summed.
 ///
 /// # Errors
 /// When the database does not say.
-pub async fn summed_ms(client: &Client) -> Result<i64, Failure> {
-    let last: Option<i64> = client.query_one("SELECT max(day) FROM usage_days", &[]).await?.try_get(0)?;
-    Ok(last.map_or(i64::MIN, |day| day + DAY_MS))
+pub async fn summed(client: &Client) -> Result<Summed, Failure> {
+    let row = client.query_one("SELECT day, dimensions FROM days_summed WHERE one = 1", &[]).await?;
+    Ok(Summed { day: row.try_get(0)?, group: row.try_get(1)? })
 }
 
-/// Sums the first day that is not, if it was over before `over_ms`; whether there was one. In a transaction in which nobody else writes.
+/// Sums a part of the first day that is not summed, if it was over before `over_ms`: `most` groups of an hour at most. Whether there was one. In
+/// a transaction in which nobody else writes.
 ///
 /// # Errors
 /// When the database does not do so.
-pub async fn sum_a_day(client: &Client, over_ms: i64) -> Result<bool, Failure> {
-    let summed_ms = summed_ms(client).await?;
-    let next: Option<i64> = client.query_one("SELECT min(hour) FROM usage_hours WHERE hour >= $1", &[&summed_ms]).await?.try_get(0)?;
-    let Some(day) = next.map(day_of).filter(|day| day + DAY_MS <= over_ms) else { return Ok(false) };
-    const ROWS: &str = "SELECT count(*) FROM (SELECT 1 FROM usage_hours WHERE hour >= $1 AND hour < $2 LIMIT $3) AS hours";
-    let rows: i64 = client.query_one(ROWS, &[&day, &(day + DAY_MS), &(MOST_OF_A_DAY + 1)]).await?.try_get(0)?;
-    if rows > MOST_OF_A_DAY {
-        return Ok(false);
-    }
-    client.execute(&sum_days("true"), &[&vec![day]]).await?;
+pub async fn sum_a_part(client: &Client, over_ms: i64, most: i64) -> Result<bool, Failure> {
+    let summed = summed(client).await?;
+    let next = client.query_one("SELECT min(hour) FROM usage_hours WHERE hour >= $1", &[&summed.day]).await?.try_get(0)?;
+    let Some(part) = summed.next(next, over_ms) else { return Ok(false) };
+    let last = format!(
+        "SELECT min((SELECT dimensions FROM usage_hours WHERE hour = $1::bigint + n.n * {HOUR_MS} AND dimensions > $2 ORDER BY dimensions
+           LIMIT 1 OFFSET $3)) FROM generate_series(0, 23) AS n (n)"
+    );
+    let last: Option<String> = client.query_one(&last, &[&part.day, &part.group, &(most - 1)]).await?.try_get(0)?;
+    let until = if last.is_some() { " AND u.dimensions <= $3" } else { "" };
+    let source = format!(
+        "usage_hours AS u WHERE u.hour = ANY(ARRAY(SELECT $1::bigint + n.n * {HOUR_MS} FROM generate_series(0, 23) AS n (n)))
+           AND u.dimensions > $2{until}"
+    );
+    let some = summed_by_day("$1::bigint", &source);
+    match &last {
+        Some(last) => client.execute(&some, &[&part.day, &part.group, last]).await?,
+        None => client.execute(&some, &[&part.day, &part.group]).await?,
+    };
+    let Summed { day, group } = part.after(last);
+    client.execute("UPDATE days_summed SET day = $1, dimensions = $2 WHERE one = 1", &[&day, &group]).await?;
     Ok(true)
 }
 
@@ -118,7 +161,7 @@ pub async fn read(client: &Client, hours: (i64, i64)) -> Result<Vec<CallTotals>,
 /// # Errors
 /// As [`read`].
 pub async fn read_days(client: &Client, days: (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
-    read_from(client, "usage_days WHERE day >= $1 AND day < $2", days).await
+    read_from(client, "usage_by_day WHERE day >= $1 AND day < $2", days).await
 }
 
 async fn read_from(client: &Client, source: &str, (first, last): (i64, i64)) -> Result<Vec<CallTotals>, Failure> {
@@ -150,4 +193,66 @@ pub async fn prune(client: &Client, before_ms: i64, most: i64) -> Result<u64, Fa
     // Each a transaction of its own: the first says that nothing is replaced any more, the second that nothing is summed anew.
     client.execute(UNKNOWN, &[&before_ms]).await?;
     Ok(client.execute(CALLS, &[&before_ms, &most]).await?)
+}
+
+/// The hours in which a call is replaced, seldom any; and in the days of them that are summed, the groups that they have before.
+#[derive(Default)]
+pub struct ToSumAnew {
+    hours: Vec<i64>,
+    days: Vec<i64>,
+    hours_of_days: Vec<i64>,
+    groups: Vec<String>,
+}
+
+impl ToSumAnew {
+    /// # Errors
+    /// When the database does not say.
+    pub async fn of(client: &Client, statements: &Statements, books: &[Booking]) -> Result<ToSumAnew, Failure> {
+        let mut hours = hours_of_replaced(books);
+        if hours.is_empty() {
+            return Ok(ToSumAnew::default());
+        }
+        let replaced = books.iter().filter_map(|booking| match booking {
+            Booking::Call { record, replaces: true, .. } => Some(record.id.0.as_str()),
+            _ => None,
+        });
+        let replaced: Vec<&str> = replaced.collect();
+        for row in &client.query(&statements.times_of_calls, &[&replaced]).await? {
+            hours.insert(hour_of(row.try_get(0)?));
+        }
+        let until = summed(client).await?;
+        let days: BTreeSet<i64> = hours.iter().map(|hour| day_of(*hour)).filter(|day| *day <= until.day).collect();
+        let (hours, days): (Vec<i64>, Vec<i64>) = (hours.into_iter().collect(), days.into_iter().collect());
+        let hours_of_days: Vec<i64> = hours.iter().copied().filter(|hour| days.contains(&day_of(*hour))).collect();
+        let mut groups = Vec::new();
+        if !days.is_empty() {
+            for row in &client.query(&statements.groups_of_hours, &[&hours_of_days]).await? {
+                groups.push(row.try_get(0)?);
+            }
+        }
+        Ok(ToSumAnew { hours, days, hours_of_days, groups })
+    }
+
+    /// Does so.
+    ///
+    /// # Errors
+    /// When the database does not.
+    pub async fn send(&self, client: &Client, statements: &Statements) -> Result<(), Failure> {
+        if self.hours.is_empty() {
+            return Ok(());
+        }
+        let hours: [Parameter<'_>; 1] = [&self.hours];
+        let anew =
+            futures::future::try_join(client.execute(&statements.delete_hours, &hours), client.execute(&statements.sum_hours, &hours));
+        let groups: [Parameter<'_>; 3] = [&self.days, &self.groups, &self.hours_of_days];
+        let days = async {
+            if self.days.is_empty() {
+                return Ok((0, 0));
+            }
+            let (deleted, summed) = (&statements.delete_groups_of_days, &statements.sum_groups_of_days);
+            futures::future::try_join(client.execute(deleted, &groups), client.execute(summed, &groups)).await
+        };
+        futures::future::try_join(anew, days).await?;
+        Ok(())
+    }
 }

@@ -3,8 +3,10 @@
 //! As in SQLite, a transaction is a batch of a replica's requests: it locks the rows that they touch, lets the machine apply them, and
 //! writes what changed. Why locks, and what of SQL is used: `docs/decisions/0020-postgresql.md`.
 
+mod columns;
 mod connect;
 mod hours;
+mod line;
 mod load;
 mod notes;
 mod read;

@@ -54,7 +54,7 @@ async fn balance(client: &Client, terms: &LimitTerms, key: LimitKey, now_ms: i64
 }
 
 pub async fn totals(client: &Client, query: &CallQuery) -> Result<Vec<CallTotals>, Failure> {
-    let mut summed_ms = hours::summed_ms(client).await?;
+    let mut summed_ms = hours::summed(client).await?.day;
     loop {
         let stretch = usage::stretch(query.from_ms, query.to_ms, summed_ms);
         let mut sums = hours::read_days(client, stretch.days).await?;
@@ -65,7 +65,7 @@ pub async fn totals(client: &Client, query: &CallQuery) -> Result<Vec<CallTotals
             sums.extend(totals_of_calls(client, from_ms, to_ms).await?);
         }
         // A day that was summed meanwhile, or is to be summed anew, must not be missing nor counted with its hours.
-        let before_ms = std::mem::replace(&mut summed_ms, hours::summed_ms(client).await?);
+        let before_ms = std::mem::replace(&mut summed_ms, hours::summed(client).await?.day);
         if summed_ms == before_ms {
             sums.retain(|totals| query.route.as_ref().is_none_or(|route| *route == totals.route));
             return Ok(usage::together(sums));

@@ -1,11 +1,12 @@
 //! Writes what a batch of requests changed, and commits: one round trip, each row once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
+use super::columns::{Columns, Form, NO_TEXTS, Parameter, Taken, Value, parameters};
 use super::connect::Failure;
+use super::hours::ToSumAnew;
 use super::session::Session;
 use super::statements::Statements;
 use crate::core::amount::Amount;
@@ -51,10 +52,10 @@ pub async fn all(
         && (tick, forget_ms) == (None, None)
         && let Some((statement, parts)) = writes.at_once(statements)
     {
-        return Writes::send_at_once(session, statement, parts).await;
+        return Writes::send_at_once(session, statement, &parts).await;
     }
     // A call that is replaced was read, so that the transaction has begun.
-    let (anew_hours, anew_days) = to_sum_anew(client, statements, books).await?;
+    let anew = ToSumAnew::of(client, statements, books).await?;
     // In this order; should one fail, the server makes the commit a roll-back, and the failure is what is returned.
     futures::try_join!(
         async { if is_begun { Ok(None) } else { session.begin().await } },
@@ -71,10 +72,7 @@ pub async fn all(
         writes.send_new_calls(client, &statements.new_calls),
         writes.new_outcomes.send(client, &statements.new_outcomes),
         writes.hours.send(client, &statements.add_hours),
-        anew_hours.send(client, &statements.delete_hours),
-        anew_hours.send(client, &statements.sum_hours),
-        anew_days.send(client, &statements.delete_days),
-        anew_days.send(client, &statements.sum_days),
+        anew.send(client, statements),
         at(client, &statements.forget, forget_ms),
         at(client, &statements.tick, tick),
         async { Ok(client.batch_execute("COMMIT").await?) },
@@ -89,84 +87,10 @@ async fn at(client: &Client, statement: &Statement, time_ms: Option<i64>) -> Res
     Ok(())
 }
 
-/// One column of rows.
-enum Column {
-    Texts(Vec<Option<String>>),
-    Numbers(Vec<Option<i64>>),
-}
-
-/// A value of a row.
-enum Value {
-    Text(Option<String>),
-    Number(Option<i64>),
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Value {
-        Value::Text(Some(text.to_owned()))
-    }
-}
-impl From<String> for Value {
-    fn from(text: String) -> Value {
-        Value::Text(Some(text))
-    }
-}
-impl From<i64> for Value {
-    fn from(number: i64) -> Value {
-        Value::Number(Some(number))
-    }
-}
-impl From<i128> for Value {
-    fn from(number: i128) -> Value {
-        Value::Text(Some(number.to_string()))
-    }
-}
-
-#[derive(Default)]
-struct Columns(Vec<Column>);
-
-impl Columns {
-    fn push(&mut self, row: impl IntoIterator<Item = Value>) {
-        for (index, value) in row.into_iter().enumerate() {
-            if self.0.len() == index {
-                self.0.push(if matches!(value, Value::Text(_)) { Column::Texts(Vec::new()) } else { Column::Numbers(Vec::new()) });
-            }
-            match (&mut self.0[index], value) {
-                (Column::Texts(column), Value::Text(text)) => column.push(text),
-                (Column::Numbers(column), Value::Number(number)) => column.push(number),
-                _ => unreachable!("a column has values of one type: each table's rows are made in one place"),
-            }
-        }
-    }
-
-    async fn send(&self, client: &Client, statement: &Statement) -> Result<(), Failure> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        client.execute(statement, &self.arrays()).await?;
-        Ok(())
-    }
-
-    fn arrays(&self) -> Vec<Parameter<'_>> {
-        fn array(column: &Column) -> Parameter<'_> {
-            match column {
-                Column::Texts(texts) => texts,
-                Column::Numbers(numbers) => numbers,
-            }
-        }
-        self.0.iter().map(array).collect()
-    }
-}
-
-type Parameter<'a> = &'a (dyn ToSql + Sync);
-
-const NO_TEXTS: &Vec<Option<String>> = &Vec::new();
-const NO_NUMBERS: &Vec<Option<i64>> = &Vec::new();
-
 impl Writes {
-    /// The one statement that writes all of it, and its parts, each with the number of its arrays: when leases and accounts change, and
-    /// calls are opened or end, and that is all.
-    fn at_once<'a>(&'a self, statements: &'a Statements) -> Option<(&'a Statement, Vec<(&'a Columns, usize)>)> {
+    /// The one statement that writes all of it, and what its parts take: when leases and accounts change, and calls are opened or end,
+    /// and that is all.
+    fn at_once<'a>(&'a self, statements: &'a Statements) -> Option<(&'a Statement, Vec<Taken<'a>>)> {
         let others = [
             &self.new_leases,
             &self.changed_open_calls,
@@ -176,37 +100,38 @@ impl Writes {
             &self.replaced_calls,
             &self.new_outcomes,
         ];
-        let ends = [&self.deleted_open_calls, &self.new_calls, &self.hours];
-        let is_empty = |columns: &&Columns| columns.0.is_empty();
-        let (opens, ends) = (!self.new_open_calls.0.is_empty(), !ends.iter().all(is_empty));
-        let both = vec![(&self.changed_leases, 10), (&self.changed_accounts, 5)];
-        match (others.iter().all(is_empty), opens, ends) {
-            (true, false, false) => Some((&statements.top_up, both)),
-            (true, true, false) => Some((&statements.opened, [both, vec![(&self.new_open_calls, 8)]].concat())),
-            (true, false, true) => {
-                let closed = (&self.deleted_open_calls, 1);
-                let calls = (&self.new_calls, TEXTS.len() + NUMBERS.len() + 1);
-                Some((&statements.settled, [both, vec![closed, calls, closed, (&self.hours, 5 + usage::COUNTS.len())]].concat()))
-            }
-            _ => None,
+        if !others.iter().all(|columns| columns.is_empty()) {
+            return None;
         }
+        let (opened, ended) = (self.new_open_calls.rows(), self.new_calls.rows());
+        let is_end = ended > 0 || self.deleted_open_calls.rows() > 0;
+        let is_one = self.changed_leases.rows() <= 1;
+        let (statement, is_one) = match (opened, is_end) {
+            (0, false) => (&statements.top_up, is_one),
+            (_, false) => (&statements.opened, is_one && opened == 1),
+            (0, true) => (&statements.settled, is_one && ended == 1),
+            (_, true) => return None,
+        };
+        let form = if is_one { Form::Row } else { Form::Arrays };
+        let mut parts = vec![(&self.changed_leases, 10, form), (&self.changed_accounts, 5, Form::Arrays)];
+        if opened > 0 {
+            parts.push((&self.new_open_calls, 8, form));
+        }
+        if is_end {
+            let (closed, calls) = ((&self.deleted_open_calls, 1, Form::Arrays), TEXTS.len() + NUMBERS.len() + 1);
+            parts.extend([closed, (&self.new_calls, calls, form), closed, (&self.hours, 5 + usage::COUNTS.len(), form)]);
+        }
+        Some((if is_one { &statement.of_one } else { &statement.of_many }, parts))
     }
 
     /// Carries it out; it is a transaction by itself.
-    async fn send_at_once(session: &Session, statement: &Statement, parts: Vec<(&Columns, usize)>) -> Result<(), Failure> {
-        let mut parameters: Vec<Parameter<'_>> = vec![session.name()];
-        for (part, width) in parts {
-            let given = part.arrays();
-            let types = statement.params().iter().skip(parameters.len()).take(width - given.len());
-            let empty = |of: &Type| if *of == Type::TEXT_ARRAY { NO_TEXTS as Parameter<'_> } else { NO_NUMBERS };
-            parameters.extend(given.into_iter().chain(types.map(empty)));
-        }
-        session.client.query_one(statement, &parameters).await?;
+    async fn send_at_once(session: &Session, statement: &Statement, parts: &[Taken<'_>]) -> Result<(), Failure> {
+        session.client.query_one(statement, &parameters(session.name(), statement, parts)).await?;
         Ok(())
     }
 
     async fn send_new_calls(&self, client: &Client, statement: &Statement) -> Result<(), Failure> {
-        if self.new_calls.0.is_empty() {
+        if self.new_calls.is_empty() {
             return Ok(());
         }
         let closed = self.deleted_open_calls.arrays();
@@ -301,28 +226,6 @@ fn by_hour(books: &[Booking]) -> Result<Columns, Failure> {
         columns.push(first.into_iter().chain(usage::counts(&sum).map(Value::from)).chain(times));
     }
     Ok(columns)
-}
-
-/// The hours in which a call is replaced, and their days; seldom any.
-async fn to_sum_anew(client: &Client, statements: &Statements, books: &[Booking]) -> Result<(Columns, Columns), Failure> {
-    let mut hours = usage::hours_of_replaced(books);
-    if !hours.is_empty() {
-        let replaced = books.iter().filter_map(|booking| match booking {
-            Booking::Call { record, replaces: true, .. } => Some(record.id.0.as_str()),
-            _ => None,
-        });
-        let replaced: Vec<&str> = replaced.collect();
-        for row in &client.query(&statements.times_of_calls, &[&replaced]).await? {
-            hours.insert(usage::hour_of(row.try_get(0)?));
-        }
-    }
-    let days: BTreeSet<i64> = hours.iter().map(|hour| usage::day_of(*hour)).collect();
-    let column = |starts: BTreeSet<i64>| {
-        let mut column = Columns::default();
-        starts.into_iter().for_each(|start| column.push([start.into()]));
-        column
-    };
-    Ok((column(hours), column(days)))
 }
 
 fn amounts(amount: Amount) -> [Value; 3] {

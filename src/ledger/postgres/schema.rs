@@ -11,8 +11,9 @@ use crate::ledger::LedgerError;
 use crate::ledger::columns::{NUMBERS, TEXTS};
 
 /// One script for each schema version; a database at version `n` is brought up to date by those from index `n` on.
-pub fn migrations() -> [String; 6] {
-    [first(), hours::schema(), FENCE.to_owned(), UNTIL.to_owned(), hours::schema_of_days(), notes::SCHEMA.to_owned()]
+pub fn migrations() -> [String; 7] {
+    let (sums, days, parts) = (hours::schema(), hours::schema_of_days(), hours::schema_of_parts());
+    [first(), sums, FENCE.to_owned(), UNTIL.to_owned(), days, notes::SCHEMA.to_owned(), parts]
 }
 
 /// Who is alone (see [`super::session`]), or nobody. The column of the clock gets another name so that a replica of an earlier release,

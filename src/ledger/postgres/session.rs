@@ -20,8 +20,10 @@ use uuid::Uuid;
 
 use super::connect::{Database, Failure};
 use super::hours;
+use super::line::Line;
 use super::statements::Statements;
 use crate::ledger::known::Known;
+use crate::ledger::usage::GROUPS_OF_A_PART;
 
 /// Who met another replica looks so much later whether it is alone.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -40,33 +42,39 @@ pub struct Session {
     name: String,
     /// When it may look whether it is alone.
     look: Instant,
+    /// Ledger time as it was written down when it last looked.
+    clock_ms: i64,
 }
 
 impl Session {
-    /// Connects.
+    /// Connects. Whatever is asked on it is asked [`during`](Line::during) its line.
     ///
     /// # Errors
     /// When the database is out of reach, or the tables are not what they should be.
-    pub async fn open(database: &Database) -> Result<Session, Failure> {
-        let client = database.connect().await?;
-        client.batch_execute(PLANS).await?;
-        let statements = Statements::prepare(&client).await?;
+    pub async fn open(database: &Database) -> Result<(Session, Line), Failure> {
+        let (client, mut line) = database.connect_in_line().await?;
+        let prepared = async {
+            client.batch_execute(PLANS).await?;
+            Statements::prepare(&client).await
+        };
+        let statements = line.during(prepared).await?;
         let name = Uuid::new_v4().to_string();
-        Ok(Session { client, statements, known: Known::default(), is_alone: false, name, look: Instant::now() })
+        Ok((Session { client, statements, known: Known::default(), is_alone: false, name, look: Instant::now(), clock_ms: i64::MIN }, line))
     }
 
-    /// Becomes alone, when it is time for that and nobody is in a transaction; then, ledger time as it was last written down.
+    /// Becomes alone, when it is time for that and nobody is in a transaction; ledger time as it was written down then.
     ///
     /// # Errors
     /// When the connection is lost.
-    pub async fn look_around(&mut self) -> Result<Option<i64>, Failure> {
+    pub async fn look_around(&mut self) -> Result<i64, Failure> {
         if self.is_alone || Instant::now() < self.look {
-            return Ok(None);
+            return Ok(self.clock_ms);
         }
         self.look = Instant::now() + AGAIN;
         self.is_alone = self.client.execute(&self.statements.be_alone, &[&self.name]).await? == 1;
         let clock = self.client.query_one(&self.statements.clock, &[]).await?;
-        Ok(Some(clock.try_get(0)?))
+        self.clock_ms = clock.try_get(0)?;
+        Ok(self.clock_ms)
     }
 
     /// Forgets what is known after a transaction that failed, and finds out whether this session is alone still. If not, no other is
@@ -119,14 +127,14 @@ impl Session {
         Ok(deleted)
     }
 
-    /// Sums a day that was over before `over_ms`, while nobody else writes; whether there was one, and nobody did.
+    /// Sums a part of a day that was over before `over_ms`, while nobody else writes; whether there was one, and nobody did.
     ///
     /// # Errors
     /// When the database does not do so; then the transaction is to be rolled back.
-    pub async fn sum_a_day(&self, over_ms: i64) -> Result<bool, Failure> {
+    pub async fn sum_a_part(&self, over_ms: i64) -> Result<bool, Failure> {
         self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         let is_here_alone = self.client.query_opt(&self.statements.keep_others_out, &[&self.name]).await?.is_some();
-        let is_summed = is_here_alone && hours::sum_a_day(&self.client, over_ms).await?;
+        let is_summed = is_here_alone && hours::sum_a_part(&self.client, over_ms, GROUPS_OF_A_PART).await?;
         self.client.batch_execute("COMMIT").await?;
         Ok(is_summed)
     }

@@ -72,15 +72,55 @@ const NEW_OUTCOMES: &str = "INSERT INTO outcomes (id, outcome, namespace, worklo
 const FORGET: &str = "DELETE FROM leases WHERE usd = 0 AND tokens = 0 AND requests = 0 AND touched_ms < $1
     AND NOT EXISTS (SELECT 1 FROM open_calls AS o WHERE o.lease = leases.lease)";
 
+/// A transaction by itself, for who is alone; its parts take their rows as arrays, or one row as it is.
+pub struct AtOnce {
+    pub of_many: Statement,
+    /// Of every part but those that take arrays here, too ([`of_one`]): for each of 70 columns the server makes a store of rows for an
+    /// array, which with a single row is half of what it does.
+    pub of_one: Statement,
+}
+
+impl AtOnce {
+    async fn prepare(client: &Client, parts: &[Part<'_>]) -> Result<AtOnce, Failure> {
+        let many: Vec<String> = parts.iter().map(|part| part.of_many().to_owned()).collect();
+        let one: Vec<String> = parts.iter().map(Part::of_one).collect();
+        Ok(AtOnce { of_many: client.prepare(&alone(&many)).await?, of_one: client.prepare(&alone(&one)).await? })
+    }
+}
+
+/// A part of a transaction.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    /// A call has one lease, and is one record in one hour.
+    OneOrMany(&'a str),
+    /// It has any number of limits.
+    Many(&'a str),
+}
+
+impl Part<'_> {
+    fn of_many(&self) -> &str {
+        match self {
+            Part::OneOrMany(statement) | Part::Many(statement) => statement,
+        }
+    }
+
+    fn of_one(&self) -> String {
+        match self {
+            Part::OneOrMany(statement) => of_one(statement),
+            Part::Many(statement) => (*statement).to_owned(),
+        }
+    }
+}
+
 pub struct Statements {
     pub begin_alone: Statement,
     pub begin_shared: Statement,
-    /// Leases and accounts that change: a transaction by itself, for who is alone.
-    pub top_up: Statement,
+    /// Leases and accounts that change.
+    pub top_up: AtOnce,
     /// The same, and calls that are opened. No statement changes a table twice, which some engines do not run.
-    pub opened: Statement,
+    pub opened: AtOnce,
     /// The same, and calls that end.
-    pub settled: Statement,
+    pub settled: AtOnce,
     pub be_alone: Statement,
     pub be_shared: Statement,
     pub is_alone: Statement,
@@ -111,8 +151,9 @@ pub struct Statements {
     pub times_of_calls: Statement,
     pub delete_hours: Statement,
     pub sum_hours: Statement,
-    pub delete_days: Statement,
-    pub sum_days: Statement,
+    pub groups_of_hours: Statement,
+    pub delete_groups_of_days: Statement,
+    pub sum_groups_of_days: Statement,
     pub keep_others_out: Statement,
     pub forget: Statement,
 }
@@ -122,13 +163,13 @@ impl Statements {
     /// When the connection is lost, or the tables are not what they should be.
     pub async fn prepare(client: &Client) -> Result<Statements, Failure> {
         let (new_calls, add_hours) = (new_calls(), hours::add());
-        let opened = [CHANGED_LEASES, CHANGED_ACCOUNTS, NEW_OPEN_CALLS];
-        let settled = [CHANGED_LEASES, CHANGED_ACCOUNTS, DELETED_OPEN_CALLS, &new_calls, &add_hours];
+        let both = [Part::OneOrMany(CHANGED_LEASES), Part::Many(CHANGED_ACCOUNTS)];
+        let ends = [Part::Many(DELETED_OPEN_CALLS), Part::OneOrMany(&new_calls), Part::OneOrMany(&add_hours)];
         Ok(Statements {
             begin_alone: client.prepare(&alone(&[])).await?,
-            top_up: client.prepare(&alone(&[CHANGED_LEASES, CHANGED_ACCOUNTS])).await?,
-            opened: client.prepare(&alone(&opened)).await?,
-            settled: client.prepare(&alone(&settled)).await?,
+            top_up: AtOnce::prepare(client, &both).await?,
+            opened: AtOnce::prepare(client, &[&both[..], &[Part::OneOrMany(NEW_OPEN_CALLS)]].concat()).await?,
+            settled: AtOnce::prepare(client, &[&both[..], &ends].concat()).await?,
             begin_shared: client.prepare(BEGIN_SHARED).await?,
             be_alone: client.prepare(BE_ALONE).await?,
             keep_others_out: client.prepare(KEEP_OTHERS_OUT).await?,
@@ -161,9 +202,9 @@ impl Statements {
             times_of_calls: client.prepare("SELECT at_ms FROM calls WHERE id = ANY($1::text[])").await?,
             delete_hours: client.prepare("DELETE FROM usage_hours WHERE hour = ANY($1::bigint[])").await?,
             sum_hours: client.prepare(&hours::sum_hours()).await?,
-            delete_days: client.prepare("DELETE FROM usage_days WHERE day = ANY($1::bigint[])").await?,
-            // One that is not before another is summed when there is time.
-            sum_days: client.prepare(&hours::sum_days("w.start < (SELECT max(day) FROM usage_days)")).await?,
+            groups_of_hours: client.prepare("SELECT DISTINCT dimensions FROM usage_hours WHERE hour = ANY($1::bigint[])").await?,
+            delete_groups_of_days: client.prepare(&hours::delete_groups_of_days()).await?,
+            sum_groups_of_days: client.prepare(&hours::sum_groups_of_days()).await?,
             forget: client.prepare(FORGET).await?,
         })
     }
@@ -186,7 +227,7 @@ fn new_calls() -> String {
 
 /// `parts` as one statement and so one transaction, which fails by a division unless the fence has the name that is the first
 /// parameter. The parts' own parameters follow, in their order. No part sees what another does.
-fn alone(parts: &[&str]) -> String {
+fn alone(parts: &[String]) -> String {
     let mut before = 1;
     let mut with = vec![format!("mine AS ({MINE})")];
     for (index, part) in parts.iter().enumerate() {
@@ -195,6 +236,13 @@ fn alone(parts: &[&str]) -> String {
         before += parameters;
     }
     format!("WITH {} SELECT 1 / count(*) FROM mine", with.join(", "))
+}
+
+/// A statement that takes the one row of its arrays as it is.
+fn of_one(statement: &str) -> String {
+    let arrays = statement.split_once("unnest(").and_then(|(before, rest)| Some((before, rest.split_once(')')?)));
+    let (before, (arrays, after)) = arrays.expect("what takes rows as arrays unnests them");
+    format!("{before}(VALUES ({})){after}", arrays.replace("[]", ""))
 }
 
 /// A statement whose parameters count from `$by + 1` on, and how many it has.
@@ -218,8 +266,15 @@ mod tests {
     #[test]
     fn parts_of_a_statement_have_parameters_of_their_own() {
         assert_eq!(shifted("a = $1 AND b = $12 OR c = $1", 3), ("a = $4 AND b = $15 OR c = $4".to_owned(), 12));
-        let statement = alone(&["UPDATE t SET a = $2 WHERE b = $1", "DELETE FROM t WHERE a = $1"]);
+        let statement = alone(&["UPDATE t SET a = $2 WHERE b = $1", "DELETE FROM t WHERE a = $1"].map(str::to_owned));
         assert!(statement.contains("SET a = $3 WHERE b = $2"), "{statement}");
         assert!(statement.contains("WHERE a = $4"), "{statement}");
+    }
+
+    #[test]
+    fn a_statement_of_one_row_takes_no_arrays_of_columns() {
+        let many = "INSERT INTO t (a, b) SELECT a, b::numeric FROM unnest($1::text[], $2::bigint[]) AS t (a, b) WHERE a <> ALL($3::text[])";
+        let one = "INSERT INTO t (a, b) SELECT a, b::numeric FROM (VALUES ($1::text, $2::bigint)) AS t (a, b) WHERE a <> ALL($3::text[])";
+        assert_eq!(of_one(many), one);
     }
 }

@@ -13,7 +13,9 @@ use super::*;
 use crate::core::call::{CallId, CallOutcome};
 use crate::core::limit::{LimitKey, Span};
 use crate::ledger::LeaseId;
+use crate::ledger::calls::Calls;
 use crate::ledger::conformance::{Home, acquire, holder, keeps_promises, limit, record, usd};
+use crate::ledger::usage;
 use server::Server;
 
 /// Nobody waits for longer: the time that the writer gives a request, an attempt that is under way, and what a busy machine takes.
@@ -258,8 +260,16 @@ async fn a_database_of_any_earlier_release_is_brought_up_to_date_and_keeps_what_
              INSERT INTO accounts (key, bucket, base, settled, outstanding, reserved) VALUES ('shop/b/l', 0, 'shop/b/l', 50, 40, 0)"
         ))
         .await;
+        let is_summed_by_day = version >= 5;
+        if is_summed_by_day {
+            let group = r#"["shop","","","","","","","","","0","","m","","","","completed"]"#;
+            home.execute(&format!("INSERT INTO usage_days VALUES (0, '{group}', 7,0,0,0,0,0,0,0,0,0,0,0,0, 35, 5, 5)")).await;
+        }
         let replica = home.replica().await;
         replica.report(&holder("pod"), settled("c", "a", 30), 1_000).await.expect("reported");
+        let day = CallQuery { from_ms: 0, to_ms: usage::DAY_MS, route: None };
+        let calls: u64 = replica.totals(&day).await.expect("totals").iter().map(|totals| totals.calls).sum();
+        assert_eq!(calls, if is_summed_by_day { 7 } else { 1 }, "a day that was summed is read as such, from version {version}");
         let balance = replica.balances(&[limit("shop/b/l", 100)], 1_000).await.expect("balances").remove(0);
         assert_eq!((balance.settled, balance.outstanding), (80, 10), "from version {version}");
         // A replica of a release that knows no fence cannot go on beside this one.
@@ -287,6 +297,31 @@ async fn a_writer_deletes_calls_that_need_not_be_kept_any_more_and_their_sums_st
     let query = CallQuery { from_ms: 0, to_ms: 6 * HOUR_MS, route: None };
     let totals = schema.replica().await.totals(&query).await.expect("totals");
     assert_eq!(totals.iter().map(|t| t.calls).sum::<u64>(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL's server: make test-postgres"]
+async fn every_call_of_more_than_a_page_is_exported_once_and_in_order() {
+    let schema = Schema::new().await;
+    let replica = schema.replica().await;
+    let name = |n: i64| format!("call-{n:05}");
+    // A thousand and more at one moment, which a page must not end with.
+    for hundred in 0..25 {
+        let record = |n: i64| record(&name(hundred * 100 + n), 1_000_001, CallOutcome::Completed);
+        let entries = (0..100).map(|n| Entry::Settled { record: record(n), lease: None, unleased: vec![] }).collect();
+        replica.report(&holder("pod"), entries, 1_000 + hundred / 20).await.expect("reported");
+    }
+    let mut calls = Calls::open(&schema.url(), None, 1_000, 1_002).await.expect("a connection");
+    let mut exported = Vec::new();
+    loop {
+        let page = calls.page().await.expect("a page");
+        if page.is_empty() {
+            break;
+        }
+        exported.extend(page);
+    }
+    assert_eq!(exported.iter().map(|call| call.id().to_owned()).collect::<Vec<_>>(), (0..2_500).map(name).collect::<Vec<_>>());
+    assert!(exported.iter().all(|call| call.cost.0 == 1_000_001 && (1_000..=1_001).contains(&call.at_ms())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::connect::{Database, Failure};
+use super::line::Line;
 use super::session::Session;
 use super::{hours, load, save};
 use crate::ledger::machine::forget::{Needed, before_ms};
@@ -37,7 +38,7 @@ const TICK_MS: i64 = 1_000;
 pub struct Writer {
     database: Database,
     options: Options,
-    session: Option<Session>,
+    session: Option<(Session, Line)>,
     /// Ledger time as this replica has seen it, and as it last wrote it down.
     seen_ms: i64,
     written_ms: i64,
@@ -56,7 +57,7 @@ impl Writer {
             if waiting.is_empty() {
                 let mut batch = Vec::with_capacity(BATCH);
                 if queue.recv_many(&mut batch, BATCH).await == 0 {
-                    return;
+                    return self.hang_up().await;
                 }
                 gather(&mut queue, &mut batch, served).await;
                 waiting.extend(batch);
@@ -132,49 +133,35 @@ impl Writer {
         }
     }
 
-    /// One transaction. `opened_is_new` as [`Known::fill`] has it.
-    ///
-    /// [`Known::fill`]: crate::ledger::known::Known::fill
+    /// One transaction, on a new connection where there is none.
     async fn attempt(&mut self, requests: &[&Request], opened_is_new: bool) -> Result<Vec<Result<Answer, Rejected>>, Failure> {
-        let session = match self.session.take_if(|session| !session.client.is_closed()) {
-            Some(session) => self.session.insert(session),
+        let there = self.session.take().and_then(|(session, mut line)| (!line.is_lost()).then_some((session, line)));
+        let (session, line) = match there {
+            Some(there) => self.session.insert(there),
             None => self.session.insert(Session::open(&self.database).await?),
         };
-        self.seen_ms = self.seen_ms.max(session.look_around().await?.unwrap_or(i64::MIN));
-        let (mut rows, is_begun) = load::rows(session, requests, self.seen_ms, opened_is_new).await?;
-        let mut books = Vec::new();
-        let answers = requests.iter().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
-        let tick = (rows.seen_ms >= self.written_ms.saturating_add(TICK_MS)).then_some(rows.seen_ms);
-        let is_end = requests.iter().any(|request| matches!(request, Request::HolderGone { .. }));
-        let forget_ms = is_end.then_some(rows.seen_ms - machine::gone::REMEMBER_MS);
-        let needed = Needed::by(&rows, requests.iter().copied());
-        save::all(session, is_begun, &rows, &needed, &books, tick, forget_ms).await?;
-        self.seen_ms = rows.seen_ms;
-        self.written_ms = tick.unwrap_or(self.written_ms);
-        if !session.is_alone || is_end {
-            session.known.forget();
-        } else {
-            session.known.learn(rows);
-        }
-        Ok(answers)
+        let (seen_ms, written_ms) = (self.seen_ms, self.written_ms);
+        let done = line.during(transaction(session, requests, seen_ms, written_ms, opened_is_new)).await?;
+        (self.seen_ms, self.written_ms) = (done.seen_ms, done.written_ms);
+        Ok(done.answers)
     }
 
-    /// Deletes some calls and accounts that need not be kept any more, and sums a day that is over; [`PRUNED`] when there may be more of it
+    /// Deletes some calls and accounts that need not be kept any more, and sums a part of a day that is over; [`PRUNED`] when there may be more of it
     /// to do, or else fewer. A failure is left for the next time.
     async fn tidy(&mut self) -> usize {
         let (calls_ms, accounts_ms) = (self.options.delete_before(self.seen_ms), before_ms(self.seen_ms));
         let over_ms = self.seen_ms.saturating_sub(HOUR_MS);
-        let Some(session) = &mut self.session else { return 0 };
+        let Some((session, line)) = &mut self.session else { return 0 };
         let some = async {
             let calls = match calls_ms {
                 Some(before_ms) => hours::prune(&session.client, before_ms, PRUNED).await?,
                 None => 0,
             };
             let deleted = session.forget_accounts(accounts_ms, PRUNED).await?.max(calls);
-            let is_summed = session.sum_a_day(over_ms).await?;
+            let is_summed = session.sum_a_part(over_ms).await?;
             Ok::<_, Failure>(if is_summed { PRUNED.unsigned_abs() } else { deleted })
         };
-        match timeout(ATTEMPT, some).await {
+        match timeout(ATTEMPT, line.during(some)).await {
             Ok(Ok(deleted)) => usize::try_from(deleted).unwrap_or(usize::MAX),
             Ok(Err(failure)) => {
                 let error = LedgerError::from(failure);
@@ -194,10 +181,54 @@ impl Writer {
 
     /// Ends a transaction that failed; false when that cannot be done, so that the connection is of no use any more.
     async fn roll_back(&mut self) -> bool {
-        let Some(session) = &mut self.session else { return false };
+        let Some((session, line)) = &mut self.session else { return false };
         let ended = async { session.roll_back().await && session.settle().await.is_ok() };
-        matches!(timeout(ATTEMPT, ended).await, Ok(true))
+        matches!(timeout(ATTEMPT, line.during(ended)).await, Ok(true))
     }
+
+    /// Takes leave of the server.
+    async fn hang_up(self) {
+        if let Some((session, line)) = self.session {
+            drop(session);
+            // One that does not answer is left.
+            let _ = timeout(ATTEMPT, line.end()).await;
+        }
+    }
+}
+
+/// What a transaction did, and ledger time afterwards: as seen, and as written down.
+struct Done {
+    answers: Vec<Result<Answer, Rejected>>,
+    seen_ms: i64,
+    written_ms: i64,
+}
+
+/// Carries out `requests`. `opened_is_new` as [`Known::fill`] has it.
+///
+/// [`Known::fill`]: crate::ledger::known::Known::fill
+async fn transaction(
+    session: &mut Session,
+    requests: &[&Request],
+    seen_ms: i64,
+    written_ms: i64,
+    opened_is_new: bool,
+) -> Result<Done, Failure> {
+    let seen_ms = seen_ms.max(session.look_around().await?);
+    let (mut rows, is_begun) = load::rows(session, requests, seen_ms, opened_is_new).await?;
+    let mut books = Vec::new();
+    let answers = requests.iter().map(|request| machine::apply(&mut rows, request, &mut books)).collect();
+    let tick = (rows.seen_ms >= written_ms.saturating_add(TICK_MS)).then_some(rows.seen_ms);
+    let is_end = requests.iter().any(|request| matches!(request, Request::HolderGone { .. }));
+    let forget_ms = is_end.then_some(rows.seen_ms - machine::gone::REMEMBER_MS);
+    let needed = Needed::by(&rows, requests.iter().copied());
+    save::all(session, is_begun, &rows, &needed, &books, tick, forget_ms).await?;
+    let done = Done { answers, seen_ms: rows.seen_ms, written_ms: tick.unwrap_or(written_ms) };
+    if !session.is_alone || is_end {
+        session.known.forget();
+    } else {
+        session.known.learn(rows);
+    }
+    Ok(done)
 }
 
 /// Takes who asks again, where the last batch served so many.

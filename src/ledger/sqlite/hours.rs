@@ -8,7 +8,7 @@ use super::row::not_text;
 use crate::core::money::PicoUsd;
 use crate::ledger::LedgerError;
 use crate::ledger::query::CallTotals;
-use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, Hours, MOST_OF_A_DAY, counts, day_of, totals};
+use crate::ledger::usage::{COUNTS, DAY_MS, HOUR_MS, Hours, Summed, counts, day_of, totals};
 
 /// A call's group, as its columns say it.
 const GROUP: &str = "json_array(namespace, workload, feature, team, process, agent, session, route, backend,
@@ -22,6 +22,14 @@ pub fn schema() -> String {
 /// The table of days. What is over is summed bit by bit.
 pub fn schema_of_days() -> String {
     format!("{};", table("usage_days (day"))
+}
+
+/// How far days are summed: until now a day was summed at once.
+pub fn schema_of_parts() -> String {
+    format!(
+        "CREATE TABLE days_summed (one INTEGER PRIMARY KEY CHECK (one = 1), day INTEGER NOT NULL, dimensions TEXT NOT NULL);
+         INSERT INTO days_summed SELECT 1, coalesce(max(day) + {DAY_MS}, 0), '' FROM usage_days;"
+    )
 }
 
 fn table(name_and_start: &str) -> String {
@@ -44,13 +52,15 @@ fn summed_up(condition: &str) -> String {
     )
 }
 
-/// Sums the hours of the day that begins at the first parameter, if `condition` holds.
-fn day_summed_up(condition: &str) -> String {
+/// Sums those hours of the day that begins at the first parameter that have `groups`.
+fn day_summed_up(groups: &str) -> String {
     let sums: Vec<String> = COUNTS.iter().map(|name| format!("sum({name})")).collect();
+    let hours: Vec<String> = (0..24).map(|hour| format!("?1 + {}", hour * HOUR_MS)).collect();
     format!(
         "INSERT INTO usage_days SELECT ?1, dimensions, {}, sum(cost_micro), sum(cost_pico), min(first_ms), max(last_ms)
-         FROM usage_hours WHERE hour >= ?1 AND hour < ?1 + {DAY_MS} AND {condition} GROUP BY dimensions",
-        sums.join(", ")
+         FROM usage_hours WHERE hour IN ({}) AND {groups} GROUP BY dimensions",
+        sums.join(", "),
+        hours.join(", ")
     )
 }
 
@@ -82,38 +92,58 @@ pub fn add(connection: &Connection, hours: &Hours) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Sums hours anew, from their calls; and their days, from their hours.
+/// Sums hours anew, from their calls; and the groups that they had or have now, in the days that are summed so far.
 pub fn sum_anew(connection: &Connection, hours: &BTreeSet<i64>) -> Result<(), LedgerError> {
+    let summed = summed(connection)?;
+    let anew = day_summed_up("dimensions = ?2 AND (?1, ?2) <= (SELECT day, dimensions FROM days_summed)");
     for hour in hours {
+        let day = day_of(*hour);
+        let mut groups = if day <= summed.day { groups_of(connection, *hour)? } else { BTreeSet::new() };
         connection.prepare_cached("DELETE FROM usage_hours WHERE hour = ?1")?.execute([hour])?;
         connection.prepare_cached(&summed_up("at_ms >= ?1 AND at_ms < ?2"))?.execute([*hour, hour + HOUR_MS])?;
-    }
-    // One that is not before another is summed when there is time.
-    let again = day_summed_up("?1 < (SELECT max(day) FROM usage_days)");
-    for day in hours.iter().map(|hour| day_of(*hour)).collect::<BTreeSet<i64>>() {
-        connection.prepare_cached("DELETE FROM usage_days WHERE day = ?1")?.execute([day])?;
-        connection.prepare_cached(&again)?.execute([day])?;
+        if day <= summed.day {
+            groups.extend(groups_of(connection, *hour)?);
+        }
+        for group in groups {
+            connection.prepare_cached("DELETE FROM usage_days WHERE day = ?1 AND dimensions = ?2")?.execute(params![day, group])?;
+            connection.prepare_cached(&anew)?.execute(params![day, group])?;
+        }
     }
     Ok(())
 }
 
-/// The end of the last day that is summed.
-pub fn summed_ms(connection: &Connection) -> Result<i64, LedgerError> {
-    let last: Option<i64> = connection.prepare_cached("SELECT max(day) FROM usage_days")?.query_row([], |row| row.get(0))?;
-    Ok(last.map_or(i64::MIN, |day| day + DAY_MS))
+fn groups_of(connection: &Connection, hour: i64) -> Result<BTreeSet<String>, LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT dimensions FROM usage_hours WHERE hour = ?1")?;
+    let groups = statement.query_map([hour], |row| row.get(0))?;
+    Ok(groups.collect::<Result<_, _>>()?)
 }
 
-/// Sums the first day that is not, if it was over before `over_ms`; whether there was one.
-pub fn sum_a_day(connection: &Connection, over_ms: i64) -> Result<bool, LedgerError> {
+/// How far days are summed.
+pub fn summed(connection: &Connection) -> Result<Summed, LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT day, dimensions FROM days_summed")?;
+    Ok(statement.query_row([], |row| Ok(Summed { day: row.get(0)?, group: row.get(1)? }))?)
+}
+
+/// Sums a part of the first day that is not summed, if it was over before `over_ms`: `most` groups of an hour at most. Whether there was one.
+pub fn sum_a_part(connection: &Connection, over_ms: i64, most: i64) -> Result<bool, LedgerError> {
+    let summed = summed(connection)?;
     let mut next = connection.prepare_cached("SELECT min(hour) FROM usage_hours WHERE hour >= ?1")?;
-    let next: Option<i64> = next.query_row([summed_ms(connection)?], |row| row.get(0))?;
-    let Some(day) = next.map(day_of).filter(|day| day + DAY_MS <= over_ms) else { return Ok(false) };
-    const ROWS: &str = "SELECT count(*) FROM (SELECT 1 FROM usage_hours WHERE hour >= ?1 AND hour < ?2 LIMIT ?3)";
-    let rows: i64 = connection.prepare_cached(ROWS)?.query_row([day, day + DAY_MS, MOST_OF_A_DAY + 1], |row| row.get(0))?;
-    if rows > MOST_OF_A_DAY {
-        return Ok(false);
-    }
-    connection.prepare_cached(&day_summed_up("TRUE"))?.execute([day])?;
+    let Some(part) = summed.next(next.query_row([summed.day], |row| row.get(0))?, over_ms) else { return Ok(false) };
+    let last = format!(
+        "WITH RECURSIVE h (hour) AS (SELECT ?1 UNION ALL SELECT hour + {HOUR_MS} FROM h WHERE hour + {HOUR_MS} < ?1 + {DAY_MS})
+         SELECT min((SELECT dimensions FROM usage_hours AS u WHERE u.hour = h.hour AND dimensions > ?2 ORDER BY dimensions LIMIT 1 OFFSET ?3))
+         FROM h"
+    );
+    let last: Option<String> = connection.prepare_cached(&last)?.query_row(params![part.day, part.group, most - 1], |row| row.get(0))?;
+    match &last {
+        Some(last) => {
+            let some = day_summed_up("dimensions > ?2 AND dimensions <= ?3");
+            connection.prepare_cached(&some)?.execute(params![part.day, part.group, last])?
+        }
+        None => connection.prepare_cached(&day_summed_up("dimensions > ?2"))?.execute(params![part.day, part.group])?,
+    };
+    let Summed { day, group } = part.after(last);
+    connection.prepare_cached("UPDATE days_summed SET day = ?1, dimensions = ?2")?.execute(params![day, group])?;
     Ok(true)
 }
 

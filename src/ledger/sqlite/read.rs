@@ -55,7 +55,7 @@ fn balance(connection: &Connection, terms: &LimitTerms, key: LimitKey, now_ms: i
 pub fn totals(connection: &Connection, query: &CallQuery) -> Result<Vec<CallTotals>, LedgerError> {
     // One moment's ledger, so that nothing is counted as a day and as hours, or as neither.
     let snapshot = connection.unchecked_transaction()?;
-    let stretch = usage::stretch(query.from_ms, query.to_ms, hours::summed_ms(&snapshot)?);
+    let stretch = usage::stretch(query.from_ms, query.to_ms, hours::summed(&snapshot)?.day);
     let mut sums = hours::read_days(connection, stretch.days)?;
     for hours in stretch.hours {
         sums.extend(hours::read(connection, hours)?);

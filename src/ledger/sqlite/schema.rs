@@ -6,8 +6,9 @@ use super::{hours, save};
 use crate::ledger::LedgerError;
 
 /// One script for each schema version; a file at version `n` is brought up to date by those from index `n` on.
-fn migrations() -> [String; 6] {
-    [V1.to_owned(), V2.to_owned(), V3.to_owned(), hours::schema(), V5.to_owned(), hours::schema_of_days()]
+fn migrations() -> [String; 7] {
+    let (sums, days, parts) = (hours::schema(), hours::schema_of_days(), hours::schema_of_parts());
+    [V1.to_owned(), V2.to_owned(), V3.to_owned(), sums, V5.to_owned(), days, parts]
 }
 
 /// What each index is for: `leases_by_holder` and `open_calls_by_holder`, the end of a holder; `open_calls_by_lease`, a lease that is asked for
@@ -165,6 +166,7 @@ mod tests {
     use crate::ledger::known::Known;
     use crate::ledger::machine::{Account, Ended, Request};
     use crate::ledger::sqlite::load;
+    use crate::ledger::usage::{DAY_MS, Summed};
     use crate::ledger::{Entry, HolderId};
 
     /// What a file of version 1 or 2 holds: a call, a lease under a day's and a rolling limit with a call open on it, and a call
@@ -217,6 +219,22 @@ mod tests {
             let Some(Ended::Unknown { charges }) = rows.ended.get(&CallId("u".into())) else { panic!("{:?}", rows.ended) };
             assert_eq!(charges.iter().map(|c| c.amount).collect::<Vec<_>>(), [20_000_000_000_000_000_000_001, 7]);
             prepare(&mut connection, "file").expect("nothing to do");
+        }
+    }
+
+    #[test]
+    fn days_that_an_earlier_release_summed_are_summed() {
+        for days in [0, 2] {
+            let mut connection = Connection::open_in_memory().expect("a connection");
+            let scripts = migrations();
+            scripts[..6].iter().for_each(|script| connection.execute_batch(script).expect("an older schema"));
+            connection.pragma_update(None, "user_version", 6).expect("a version");
+            for day in 0..days {
+                let row = format!("INSERT INTO usage_days VALUES ({}, '[]', 7,0,0,0,0,0,0,0,0,0,0,0,0, 0, 0, 5, 5)", day * DAY_MS);
+                connection.execute_batch(&row).expect("a day");
+            }
+            prepare(&mut connection, "file").expect("up to date");
+            assert_eq!(hours::summed(&connection), Ok(Summed { day: days * DAY_MS, group: String::new() }));
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::core::call::CallOutcome;
 use crate::ledger::conformance::{Home, holder, keeps_promises, record};
-use crate::ledger::usage::{DAY_MS, HOUR_MS, MOST_OF_A_DAY};
+use crate::ledger::usage::{DAY_MS, HOUR_MS};
 
 struct Directory(tempfile::TempDir);
 
@@ -54,29 +54,47 @@ async fn sums_stay_when_the_calls_are_deleted() {
 }
 
 #[tokio::test]
-async fn days_that_are_over_are_summed_in_their_order_unless_they_are_too_large() {
+async fn days_that_are_over_are_summed_in_their_order_and_in_parts_that_nobody_reads_before_the_day_is_whole() {
+    const GROUPS: i64 = 25;
     let home = Directory::new().await;
     let ledger = home.open().await;
     for (call, at_ms) in [("a", 7), ("b", 3 * HOUR_MS), ("c", 2 * DAY_MS + 7), ("d", 3 * DAY_MS)] {
         report(ledger.as_ref(), call, at_ms).await;
     }
     let connection = Connection::open(home.0.path().join("ledger.db")).expect("a connection");
-    let summed = |over_ms| hours::sum_a_day(&connection, over_ms).expect("summed");
+    let summed = |over_ms| hours::sum_a_part(&connection, over_ms, 10).expect("summed");
     let days = || -> String {
-        connection.query_row("SELECT group_concat((day / 86400000) || ':' || calls) FROM usage_days", [], |row| row.get(0)).expect("days")
+        let sql =
+            "SELECT group_concat(day || ':' || calls) FROM (SELECT day / 86400000 AS day, sum(calls) AS calls FROM usage_days GROUP BY 1)";
+        connection.query_row(sql, [], |row| row.get(0)).expect("days")
     };
     while summed(3 * DAY_MS) {}
     assert_eq!(days(), "0:2,2:1", "the third day is not over");
     assert!(!summed(4 * DAY_MS - 1) && summed(4 * DAY_MS));
     assert_eq!(days(), "0:2,2:1,3:1");
+    // An hour of many groups, and one of a few among them.
     report(ledger.as_ref(), "e", 5 * DAY_MS).await;
-    let copies = format!(
-        "INSERT INTO usage_hours SELECT {}, n || dimensions, 1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0 FROM usage_hours, n WHERE hour = ?1",
-        5 * DAY_MS
-    );
-    let many = format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {MOST_OF_A_DAY}) {copies}");
-    assert_eq!(connection.execute(&many, [5 * DAY_MS]).expect("inserted") as i64, MOST_OF_A_DAY);
-    assert!(!summed(9 * DAY_MS));
+    for (hour, one_in) in [(5 * DAY_MS, 1), (5 * DAY_MS + 3 * HOUR_MS, 5)] {
+        let copies = format!(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {GROUPS})
+             INSERT INTO usage_hours SELECT {hour}, json_replace(dimensions, '$[2]', 'chat-' || n), 1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
+             FROM usage_hours, n WHERE hour = {} AND dimensions NOT LIKE '%chat-%' AND n % {one_in} = 0",
+            5 * DAY_MS
+        );
+        assert_eq!(connection.execute(&copies, []).expect("inserted") as i64, GROUPS / one_in);
+    }
+    let query = CallQuery { from_ms: 0, to_ms: 6 * DAY_MS, route: None };
+    let before = ledger.totals(&query).await.expect("totals");
+    assert_eq!(before.iter().map(|totals| totals.calls).sum::<u64>(), 5 + 30);
+    for part in 1.. {
+        let (more, wholly) = (summed(9 * DAY_MS), hours::summed(&connection).expect("how far").day);
+        assert_eq!(ledger.totals(&query).await.expect("totals"), before, "after part {part}");
+        assert_eq!((more, wholly > 5 * DAY_MS), (part <= 3, part >= 3), "26 groups of an hour, ten at a time: part {part}");
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(days(), "0:2,2:1,3:1,5:31");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::ledger::known::Known;
 use crate::ledger::machine::forget::{Needed, before_ms};
 use crate::ledger::machine::{self, Answer, Rejected, Request};
 use crate::ledger::queue::{Asked, BATCH, answer_all};
-use crate::ledger::usage::HOUR_MS;
+use crate::ledger::usage::{GROUPS_OF_A_PART, HOUR_MS};
 use crate::ledger::{LedgerError, Options, PRUNED, until_next_pruning};
 
 /// The connection that writes, and the rows that it knows without reading them.
@@ -56,7 +56,7 @@ impl Writer {
         }
     }
 
-    /// Deletes some calls and accounts that need not be kept any more, and sums a day that is over; [`PRUNED`] when there may be more of it
+    /// Deletes some calls and accounts that need not be kept any more, and sums a part of a day that is over; [`PRUNED`] when there may be more of it
     /// to do, or else fewer. A failure is left for the next time.
     fn tidy(&mut self, options: &Options) -> usize {
         let mut some = || -> Result<usize, LedgerError> {
@@ -67,7 +67,7 @@ impl Writer {
                 None => 0,
             };
             let accounts = save::forget_accounts(&transaction, before_ms(now_ms), PRUNED)?;
-            let is_summed = hours::sum_a_day(&transaction, now_ms.saturating_sub(HOUR_MS))?;
+            let is_summed = hours::sum_a_part(&transaction, now_ms.saturating_sub(HOUR_MS), GROUPS_OF_A_PART)?;
             transaction.commit()?;
             if accounts > 0 {
                 self.known.forget();

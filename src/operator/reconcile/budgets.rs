@@ -17,7 +17,7 @@ use crate::core::limit::{LimitKey, LimitTerms, Span};
 use crate::core::money::PicoUsd;
 use crate::core::policy::{Budget, Enforcement, Limit, Window};
 use crate::core::recommend::rfc3339;
-use crate::core::runaway::{Basis, RunawayAction, Running};
+use crate::core::runaway::{Basis, Drought, RunawayAction, Running};
 use crate::core::window::from_rfc3339;
 use crate::operator::conditions::{Finding, Transition, conditions};
 use crate::operator::metrics::Metrics;
@@ -259,6 +259,10 @@ fn runaway_in_words(budget: &Budget, running: &Running) -> String {
         RunawayAction::Warn => String::new(),
         RunawayAction::Throttle => format!(" It is held to {} a minute until it is calm.", amount(unit, running.allowance)),
     };
+    if let Some(Drought { spent, usual }) = running.drought {
+        let (spent, than) = (amount(unit, spent), amount(unit, usual));
+        return format!("The {by} {:?} has spent {spent} since its last outcome, and one usually takes {than}.{held}", running.value);
+    }
     let (spent, than) = (amount(unit, running.per_minute), amount(unit, running.usual));
     format!("The {by} {:?} spent {spent} within a minute, and {usual} is {than}.{held}", running.value)
 }

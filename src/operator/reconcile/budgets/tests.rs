@@ -234,6 +234,7 @@ fn a_runaway_is_named_with_what_it_spent_and_what_is_done() {
         usual: DOLLAR / 1_000,
         basis: Basis::Past,
         allowance: DOLLAR / 300,
+        drought: None,
     };
     let decided = |resource: &AIBudget, running| {
         decide(&Inputs {
