@@ -67,9 +67,16 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::default(
 pub struct Expression {
     tree: Tree,
     references: References,
-    /// What it was last for a call, and the texts that it depends on, in the order of the fields: calls that follow each other are most
-    /// often alike, and comparing some names is cheaper than interpreting an expression.
-    last: Arc<Mutex<Option<(Vec<String>, bool)>>>,
+    /// What it was last for a call: those that follow each other are most often alike, and comparing some names is cheaper than
+    /// interpreting an expression.
+    last: Arc<Mutex<Option<Known>>>,
+}
+
+/// What an expression is for calls with these texts, in the order of the fields that it refers to.
+#[derive(Clone, Debug)]
+struct Known {
+    texts: Vec<String>,
+    holds: bool,
 }
 
 impl Expression {
@@ -95,13 +102,13 @@ impl Expression {
         let texts = || self.references.fields.iter().map(|field| call.field(field).unwrap_or_default());
         // Nobody waits for who else looks.
         let Ok(mut last) = self.last.try_lock() else { return self.evaluate(call) };
-        if let Some((known, holds)) = &*last
-            && texts().eq(known.iter().map(String::as_str))
+        if let Some(known) = &*last
+            && texts().eq(known.texts.iter().map(String::as_str))
         {
-            return Ok(*holds);
+            return Ok(known.holds);
         }
         let holds = self.evaluate(call)?;
-        *last = Some((texts().map(str::to_owned).collect(), holds));
+        *last = Some(Known { texts: texts().map(str::to_owned).collect(), holds });
         Ok(holds)
     }
 

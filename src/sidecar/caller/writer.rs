@@ -348,8 +348,7 @@ mod tests {
             sizes in proptest::collection::vec(0_usize..9_000, 0..8),
             most in 1_usize..20_000,
         ) {
-            let mut writer = Writer::default();
-            writer.delimited = Delimited::Chunks;
+            let mut writer = Writer { delimited: Delimited::Chunks, ..Writer::default() };
             let (mut sent, mut expected) = (Vec::new(), Vec::new());
             for (number, size) in sizes.iter().enumerate() {
                 let piece = vec![b'a' + number as u8; *size];

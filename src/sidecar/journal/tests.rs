@@ -267,7 +267,7 @@ fn a_call_that_is_like_another_is_written_short_and_read_whole_in_every_segment(
         }),
         ..draft(&format!("call-{number}"))
     };
-    let leased = |number: u32| (number % 5 > 0).then(lease);
+    let leased = |number: u32| (!number.is_multiple_of(5)).then(lease);
     let open = |number: u32| journal.opened(Arc::new(call(number)), leased(number).as_ref(), &[]).unwrap();
     (0..30).for_each(open);
     let from = journal.end();
