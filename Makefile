@@ -102,7 +102,7 @@ profile-proxy: export CARGO_PROFILE_RELEASE_STRIP = none
 profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes)
 	$(BENCH) --target-dir target/profile --bench proxy -- --profile $(ONLY)
 
-bench-ledger: ## Leases and reports a second, queries over months, a million keys, in target/bench/ledger*.json (ONLY: disk, sqlite, postgres, months, keys)
+bench-ledger: ## Leases and reports a second, queries over months, a million keys, in target/bench/ledger*.json (ONLY: disk, sqlite, postgres, replicas, months, keys)
 	$(BENCH) --bench ledger -- $(ONLY)
 
 bench-leases: ## How often sidecars ask for leases, and how much of a limit can be used, in target/bench/leases.json
