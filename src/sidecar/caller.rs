@@ -111,7 +111,12 @@ impl Caller {
         let Head { request, keeps_alive, .. } = head;
         let asked = Asked { method: request.method().clone(), version: request.version() };
         let request = request.map(|()| self.reader.body());
-        let Some(response) = self.response(handle(request)).await? else { return Ok(Answered::Gone) };
+        let response = {
+            // Where it is made, so that the connection's task has room for it once.
+            let mut call = pin!(handle(request));
+            self.response(call.as_mut()).await?
+        };
+        let Some(response) = response else { return Ok(Answered::Gone) };
         let (parts, mut body) = response.into_parts();
         // What is left of the request is not worth reading for the sake of the connection.
         let is_read = self.reader.lock().is_done();
@@ -126,8 +131,7 @@ impl Caller {
     }
 
     /// What the request is answered with; `None` when the caller hung up before.
-    async fn response(&mut self, call: impl Future<Output = Response<ProxyBody>>) -> io::Result<Option<Response<ProxyBody>>> {
-        let mut call = pin!(call);
+    async fn response(&mut self, mut call: Pin<&mut impl Future<Output = Response<ProxyBody>>>) -> io::Result<Option<Response<ProxyBody>>> {
         std::future::poll_fn(|context| {
             if let Poll::Ready(response) = call.as_mut().poll(context) {
                 return Poll::Ready(Ok(Some(response)));
@@ -146,6 +150,9 @@ impl Caller {
 
     /// Sends the answer that was begun. What is there is written before more is waited for.
     fn poll_send(&mut self, body: &mut ProxyBody, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.writer.takes_body() {
+            *body = ProxyBody::whole("");
+        }
         loop {
             let mut is_waiting = false;
             while !self.writer.is_full() && self.writer.takes_body() {
@@ -155,7 +162,11 @@ impl Caller {
                             self.writer.push(piece)?;
                         }
                     }
-                    Poll::Ready(None) => self.writer.end()?,
+                    Poll::Ready(None) => {
+                        self.writer.end()?;
+                        // Whoever counts what went by is done before what is left is written.
+                        *body = ProxyBody::whole("");
+                    }
                     Poll::Ready(Some(Err(error))) => {
                         // The caller gets what there is, and sees that the rest is missing.
                         let _ = self.writer.poll_written(&mut self.socket, context)?;
