@@ -17,7 +17,7 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
 
@@ -129,8 +129,7 @@ impl Journal {
             inner.written_out.truncate(WRITTEN_OUT - 1);
             inner.written_out.push_front(call);
         }
-        drop(inner);
-        self.written.notify_one();
+        self.wrote(inner);
         Ok(())
     }
 
@@ -152,8 +151,7 @@ impl Journal {
             return Ok(false);
         }
         let _done_with = inner.append(&text, vec![line])?;
-        drop(inner);
-        self.written.notify_one();
+        self.wrote(inner);
         Ok(true)
     }
 
@@ -191,8 +189,9 @@ impl Journal {
             return Ok(());
         }
         let text = line::to_text(&lines);
-        let _done_with = self.lock().append(&text, lines)?;
-        self.written.notify_one();
+        let mut inner = self.lock();
+        let _done_with = inner.append(&text, lines)?;
+        self.wrote(inner);
         Ok(())
     }
 
@@ -201,16 +200,18 @@ impl Journal {
     /// # Errors
     /// When a segment cannot be read.
     pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
-        let reader = {
+        // What was found is looked at, and segments are read by their own handles, while calls go on writing.
+        let latest_or_reader = {
             let inner = self.lock();
-            if let Some((entries, end)) = inner.tail.read(from, limit) {
-                return Ok(Batch { entries, end });
-            }
-            // Segments are read by their own handles, so calls go on writing meanwhile.
-            inner.segments.reader(from).map_err(JournalError::Read)?
+            inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from))
         };
-        let (lines, end) = reader.lines(limit).map_err(JournalError::Read)?;
-        Ok(Batch { entries: line::reported(lines.iter()), end })
+        match latest_or_reader {
+            Ok(latest) => Ok(Batch { entries: latest.reported(), end: latest.end }),
+            Err(reader) => {
+                let (lines, end) = reader.and_then(|reader| reader.lines(limit)).map_err(JournalError::Read)?;
+                Ok(Batch { entries: line::reported(lines.iter()), end })
+            }
+        }
     }
 
     /// Everything up to `position` was reported.
@@ -291,7 +292,19 @@ impl Journal {
         Ok(calls)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    /// What is to be done after lines were appended, by whoever appended them and without the lock.
+    fn wrote(&self, mut inner: MutexGuard<'_, Inner>) {
+        let next = inner.segments.wanted();
+        drop(inner);
+        self.written.notify_one();
+        if let Some(next) = next {
+            let next = next.prepare();
+            // Dropped once the lock is free again.
+            let _not_needed = self.lock().segments.prepared(next);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock is held leaves whole lines behind.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

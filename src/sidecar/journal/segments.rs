@@ -4,8 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use memmap2::MmapMut;
+
 use super::line::{Line, Reading, State, from_text, to_text};
-use super::writer::Writer;
+use super::writer::{Next, Writer};
 use super::{JournalError, Position};
 
 const EXTENSION: &str = "journal";
@@ -61,6 +63,16 @@ impl Segments {
     /// Appends a whole group of lines.
     pub fn append(&mut self, text: &[u8]) -> io::Result<()> {
         self.active.append(text)
+    }
+
+    /// What is to be prepared for lines to come; see [`Next`].
+    pub fn wanted(&mut self) -> Option<Next> {
+        self.active.wanted()
+    }
+
+    /// Takes what was prepared; gives back what is to be dropped elsewhere.
+    pub fn prepared(&mut self, next: Next) -> Option<MmapMut> {
+        self.active.prepared(next)
     }
 
     pub fn first(&self) -> Position {

@@ -4,6 +4,7 @@
 //! it to, so they get some of it back with each line that they append.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::line::reported;
 use super::{Line, Position};
@@ -17,14 +18,28 @@ const DONE: usize = 512;
 /// Of those, how many go with each that is appended: more than one, so that they become fewer.
 const DROPPED: usize = 2;
 
-/// Lines that belong together, and the position after them.
-type Group = (Position, Vec<Line>);
+/// Lines that belong together, and the position after them. They are shared, so that what is to be reported of them can be found out when
+/// nobody waits for the journal.
+type Group = (Position, Arc<Vec<Line>>);
 
 /// The groups from a position on.
 pub struct Tail {
     from: Position,
     groups: VecDeque<Group>,
     done: Vec<Group>,
+}
+
+/// Lines that follow each other, and the position after them.
+pub struct Latest {
+    groups: Vec<Arc<Vec<Line>>>,
+    pub end: Position,
+}
+
+impl Latest {
+    /// What is to be reported of them.
+    pub fn reported(&self) -> Vec<Reported> {
+        reported(self.groups.iter().flat_map(|lines| lines.iter()))
+    }
 }
 
 /// What was done with, to be dropped when nobody waits for it.
@@ -46,7 +61,7 @@ impl Tail {
             self.from = group.0;
             done.push(group);
         }
-        self.groups.push_back((end, lines));
+        self.groups.push_back((end, Arc::new(lines)));
         Done(done)
     }
 
@@ -60,22 +75,22 @@ impl Tail {
         Done(self.done.split_off(self.done.len().min(DONE)))
     }
 
-    /// What is to be reported of about `limit` lines from `from` on, and the position after them; `None` when that is not here.
-    pub fn read(&self, from: Position, limit: usize) -> Option<(Vec<Reported>, Position)> {
+    /// About `limit` lines from `from` on; `None` when these are not here.
+    pub fn read(&self, from: Position, limit: usize) -> Option<Latest> {
         let first = match from == self.from {
             true => 0,
             false => self.groups.binary_search_by_key(&from, |(end, _)| *end).ok()? + 1,
         };
-        let (mut groups, mut lines, mut end) = (0, 0, from);
+        let (mut latest, mut lines) = (Latest { groups: Vec::new(), end: from }, 0);
         for (after, group) in self.groups.range(first..) {
             if lines >= limit {
                 break;
             }
-            (groups, end) = (groups + 1, *after);
+            latest.end = *after;
             lines += group.iter().filter(|line| line.is_reported()).count();
+            latest.groups.push(Arc::clone(group));
         }
-        let looked_at = self.groups.range(first..first + groups);
-        Some((reported(looked_at.flat_map(|(_, lines)| lines)), end))
+        Some(latest)
     }
 }
 
@@ -93,15 +108,15 @@ mod tests {
         for group in 1..=KEPT as u64 + 2 {
             drop(tail.push(10 + group * 5, vec![line(group)]));
         }
-        assert_eq!(tail.read(10, 5), None, "the first two groups are gone");
-        assert_eq!(tail.read(21, 5), None, "no group begins there");
-        let (entries, end) = tail.read(20, 2).unwrap();
-        assert_eq!((entries.len(), end), (2, 30));
-        assert!(matches!(entries[0], Reported::Outcome { count: 3, .. }));
+        assert!(tail.read(10, 5).is_none(), "the first two groups are gone");
+        assert!(tail.read(21, 5).is_none(), "no group begins there");
+        let latest = tail.read(20, 2).unwrap();
+        assert_eq!((latest.reported().len(), latest.end), (2, 30));
+        assert!(matches!(latest.reported()[0], Reported::Outcome { count: 3, .. }));
         let last = 10 + (KEPT as u64 + 2) * 5;
-        assert_eq!(tail.read(last, 5), Some((vec![], last)));
+        assert_eq!(tail.read(last, 5).map(|latest| (latest.reported(), latest.end)), Some((vec![], last)));
         assert_eq!(tail.forget_before(last - 1).0.len(), KEPT - 1 - DONE);
-        assert_eq!((tail.groups.len(), tail.read(last - 5, 5).map(|(entries, _)| entries.len())), (1, Some(1)));
+        assert_eq!((tail.groups.len(), tail.read(last - 5, 5).map(|latest| latest.reported().len())), (1, Some(1)));
         // Those that wait to be dropped become fewer with each that comes, until there are none.
         for more in 1..=DONE as u64 {
             assert_eq!(tail.push(last + more, vec![line(more)]).0.len(), if more * 2 <= DONE as u64 { DROPPED } else { 0 });

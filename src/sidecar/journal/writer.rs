@@ -4,35 +4,75 @@
 //! well as what `write` puts there, and no call goes into the kernel for it. Blocks are allocated before a window is mapped, so that a
 //! full disk is an error here as it is with `write`. What is allocated and not written is zeros, which no line holds. File systems that
 //! cannot allocate ahead are written to.
+//!
+//! To map a window takes the kernel as long as some calls take as a whole. Whoever comes near the end of one has the [next](Next) to prepare,
+//! after its line is written and without the lock that all calls share. Should it not be there in time, it is mapped when it is needed.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Bytes that are mapped at once: some fifty calls. A multiple of every page's size.
+/// Bytes that are mapped at once: some 150 calls. A multiple of every page's size.
 const WINDOW: u64 = 64 << 10;
+/// So far into a window the next one is prepared.
+const NEAR_END: u64 = WINDOW / 2;
 
 /// Appends to a file that nobody else writes.
 pub struct Writer {
-    file: File,
+    file: Arc<File>,
     /// Bytes that were appended.
     length: u64,
     /// Bytes that the file has blocks for.
     allocated: u64,
     /// The window that holds the end, and where it begins; `None` before the first line, and where files are not mapped.
     window: Option<(u64, MmapMut)>,
+    /// The one after it, once it is prepared.
+    next: Option<(u64, MmapMut)>,
+    /// The one before it, until somebody has time to unmap it.
+    before: Option<MmapMut>,
+    is_preparing: bool,
     is_mapped: bool,
+}
+
+/// A window that will be needed soon.
+#[must_use = "nobody else prepares it"]
+pub struct Next {
+    file: Arc<File>,
+    begin: u64,
+    map: Option<MmapMut>,
+    /// What is not needed any more.
+    before: Option<MmapMut>,
+}
+
+impl Next {
+    /// Allocates and maps it. What fails here is tried again when it is needed, and is an error then.
+    pub fn prepare(mut self) -> Next {
+        self.before = None;
+        let is_allocated = fallocate(&self.file, FallocateFlags::empty(), self.begin, WINDOW).is_ok();
+        self.map = is_allocated.then(|| map(&self.file, self.begin).ok()).flatten();
+        self
+    }
 }
 
 impl Writer {
     /// For a file that is empty, and open for reading and writing.
     pub fn new(file: File) -> Writer {
-        Writer { file, length: 0, allocated: 0, window: None, is_mapped: true }
+        Writer {
+            file: Arc::new(file),
+            length: 0,
+            allocated: 0,
+            window: None,
+            next: None,
+            before: None,
+            is_preparing: false,
+            is_mapped: true,
+        }
     }
 
     pub fn length(&self) -> u64 {
@@ -58,6 +98,32 @@ impl Writer {
         Ok(())
     }
 
+    /// The window to prepare, if it is time for that and nobody does.
+    pub fn wanted(&mut self) -> Option<Next> {
+        let (begin, _) = self.window.as_ref()?;
+        let (is_near_end, begin) = (self.length >= begin + NEAR_END, begin + WINDOW);
+        if !is_near_end || self.is_preparing || self.next.as_ref().is_some_and(|(next, _)| *next == begin) {
+            return None;
+        }
+        self.is_preparing = true;
+        Some(Next { file: Arc::clone(&self.file), begin, map: None, before: self.before.take() })
+    }
+
+    /// Takes a window that was prepared, if it is of this file; gives back what is not needed, to be unmapped elsewhere.
+    pub fn prepared(&mut self, next: Next) -> Option<MmapMut> {
+        if !Arc::ptr_eq(&self.file, &next.file) {
+            return next.map;
+        }
+        self.is_preparing = false;
+        let map = next.map?;
+        if self.allocated != next.begin {
+            // It comes too late.
+            return Some(map);
+        }
+        self.allocated = next.begin + WINDOW;
+        self.next.replace((next.begin, map)).map(|(_, before)| before)
+    }
+
     /// Makes room up to `end`; false where the file system cannot, so that the file must be written.
     fn allocate(&mut self, end: u64) -> io::Result<bool> {
         while self.is_mapped && self.allocated < end {
@@ -74,7 +140,11 @@ impl Writer {
         while !text.is_empty() {
             let begin = at - at % WINDOW;
             if self.window.as_ref().is_none_or(|(mapped, _)| *mapped != begin) {
-                self.window = Some((begin, map(&self.file, begin)?));
+                self.before = self.window.take().map(|(_, map)| map);
+                self.window = Some(match self.next.take_if(|(next, _)| *next == begin) {
+                    Some(next) => next,
+                    None => (begin, map(&self.file, begin)?),
+                });
             }
             let Some((_, window)) = &mut self.window else { continue };
             let free = &mut window[(at - begin) as usize..];
@@ -99,7 +169,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.window = None;
+        (self.window, self.next, self.before) = (None, None, None);
         // Whoever reads the file bears the zeros that a process leaves which had no time for this.
         if let Err(error) = self.file.set_len(self.length) {
             tracing::debug!(%error, "a segment of the journal ends with zeros");
@@ -149,6 +219,39 @@ mod tests {
             assert!(now.starts_with(&expected) && now[expected.len()..].iter().all(|byte| *byte == 0));
             drop(writer);
             assert_eq!(fs::read(file.path()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_window_that_is_prepared_is_used_and_one_that_comes_too_late_is_not() {
+        let expected = |lines: usize| (0..lines).flat_map(|line| format!("{line:0999}\n").into_bytes()).collect::<Vec<u8>>();
+        for is_late in [false, true] {
+            let (file, mut writer) = writer();
+            let (mut prepared, mut waiting) = (0, None);
+            for line in 0..1_000 {
+                writer.append(format!("{line:0999}\n").as_bytes()).unwrap();
+                if let Some(next) = writer.wanted() {
+                    assert!(writer.wanted().is_none(), "one at a time");
+                    let next = next.prepare();
+                    assert!(next.map.is_some());
+                    if is_late {
+                        waiting = Some((line, next));
+                    } else {
+                        prepared += usize::from(writer.prepared(next).is_none());
+                    }
+                }
+                // A whole window later.
+                if let Some((_, next)) = waiting.take_if(|(wanted, _)| line == *wanted + 66) {
+                    assert!(writer.prepared(next).is_some());
+                    prepared += 1;
+                }
+            }
+            assert!(prepared >= 7, "{prepared}");
+            let another = Writer::new(file.reopen().unwrap());
+            let of_another = Next { file: Arc::clone(&another.file), begin: 0, map: None, before: None };
+            assert!(writer.prepared(of_another.prepare()).is_some(), "it is of another file");
+            drop(writer);
+            assert!(fs::read(file.path()).unwrap() == expected(1_000));
         }
     }
 
