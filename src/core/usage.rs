@@ -99,17 +99,7 @@ impl Usage {
 
     /// Meter by meter, as a second call's would be added.
     pub fn saturating_add(&self, other: &Usage) -> Usage {
-        Usage {
-            input: self.input.saturating_add(other.input),
-            cached_read: self.cached_read.saturating_add(other.cached_read),
-            cache_write: self.cache_write.saturating_add(other.cache_write),
-            cache_write_long: self.cache_write_long.saturating_add(other.cache_write_long),
-            audio_input: self.audio_input.saturating_add(other.audio_input),
-            image_input: self.image_input.saturating_add(other.image_input),
-            output: self.output.saturating_add(other.output),
-            audio_output: self.audio_output.saturating_add(other.audio_output),
-            image_output: self.image_output.saturating_add(other.image_output),
-            web_searches: self.web_searches.saturating_add(other.web_searches),
-        }
+        let (one, other) = (self.meters(), other.meters());
+        Usage::of_meters(std::array::from_fn(|meter| one[meter].saturating_add(other[meter])))
     }
 }
