@@ -97,8 +97,8 @@ bench-proxy: build ## The sidecar beside other proxies and beside none, in targe
 
 # With frame pointers and line tables, in a folder of its own: what is released has neither.
 profile-proxy: export RUSTFLAGS = -C target-feature=+crt-static -C force-frame-pointers=yes
-profile-proxy: export CARGO_PROFILE_RELEASE_DEBUG = 1
-profile-proxy: export CARGO_PROFILE_RELEASE_STRIP = none
+profile-proxy: export CARGO_PROFILE_BENCH_DEBUG = 1
+profile-proxy: export CARGO_PROFILE_BENCH_STRIP = none
 profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes)
 	$(BENCH) --target-dir target/profile --bench proxy -- --profile $(ONLY)
 
