@@ -144,7 +144,7 @@ async fn what_is_no_request_is_answered_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_call_is_dropped_when_its_caller_hangs_up_before_and_within_its_answer() {
+async fn a_call_is_dropped_when_its_caller_hangs_up() {
     struct Tell(Option<oneshot::Sender<()>>);
     impl Drop for Tell {
         fn drop(&mut self) {
