@@ -55,7 +55,7 @@ test-model: ## Every history of a few calls (MODEL_SCENARIO)
 	cargo test --quiet --locked --test model
 
 test-conformance: ## Real SDKs through a sidecar, and the provider's bill against the ledger to the pico-dollar
-	cargo build --locked --bin spendkeeper-sidecar --bin spendkeeper-test-provider
+	cargo build --locked --bin spendkeeper --bin spendkeeper-test-provider
 	tests/cluster/conformance
 
 test-api: ## Against a real API server, without a kubelet
@@ -84,7 +84,7 @@ generate: ## Write crds/ and docs/reference/ from the Rust types
 	cargo run --quiet --bin spendkeeper-generate
 
 build: ## The release binaries, linked statically
-	tests/cluster/release
+	tests/cluster/release --all
 
 # As `tests/cluster/release` builds, so that what is measured is what is released; on two CPUs, whatever the machine has.
 BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu

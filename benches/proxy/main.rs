@@ -36,6 +36,8 @@ static SIDECAR: LazyLock<PathBuf> = LazyLock::new(|| {
     let built = || env!("CARGO_BIN_EXE_spendkeeper-sidecar").into();
     std::env::var_os("SPENDKEEPER_BENCH_SIDECAR").map_or_else(built, PathBuf::from)
 });
+/// What a laptop has instead, from beside it.
+static LAPTOP: LazyLock<PathBuf> = LazyLock::new(|| SIDECAR.with_file_name("spendkeeper"));
 /// What runs in a virtual machine of its own gets faster for some seconds.
 const SLOW_WARM_UP: Duration = Duration::from_secs(3);
 /// What the end of a call may take to reach the operator.
@@ -144,7 +146,10 @@ async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>>
         targets.push(Target::envoy(&program, address, directory).await?);
     }
     targets.push(Target::sidecar("sidecar", &SIDECAR, address, directory).await?);
-    targets.push(Target::alone(&SIDECAR, address, directory).await?);
+    match LAPTOP.exists() {
+        true => targets.push(Target::alone(&LAPTOP, address, directory).await?),
+        false => println!("alone is left out: {} is missing", LAPTOP.display()),
+    }
     if let Some(program) = baseline() {
         targets.push(Target::sidecar("baseline", &program, address, directory).await?);
     }

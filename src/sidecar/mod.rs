@@ -16,7 +16,7 @@
 //! Around them: [`config`] holds the policy in force, [`leases`] and [`source`] the money, [`journal`] and [`reporter`] what
 //! must not be lost, [`health`] what is known of backends, [`estimate`] what was learnt of models' tokens, [`shared`], [`passthrough`] and
 //! [`outcomes`] the calls that are not to models;
-//! [`telemetry`] tells an OpenTelemetry collector of each call, if there is one; [`start`] puts them together.
+//! [`telemetry`] tells an OpenTelemetry collector of each call, if there is one; [`start`] puts them together, as [`command`] is told.
 
 pub mod admin;
 pub mod admit;
@@ -25,6 +25,7 @@ pub mod body;
 pub mod call;
 pub mod caller;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod credential;
 pub mod estimate;

@@ -300,7 +300,7 @@ class Stack:
 
     def start_sidecar(self) -> None:
         """Also after `stop_sidecar`, with the state that it left."""
-        program = str(binary("spendkeeper-sidecar"))
+        program = str(binary("spendkeeper"))
         config = self.directory / "policy.yaml"
         config.write_text(self.told.documents(self.provider_url))
 

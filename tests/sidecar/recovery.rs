@@ -30,7 +30,7 @@ impl Laptop {
         std::fs::write(&config, policy).unwrap();
         let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (listen, admin) = (free(), free());
-        let mut process = Command::new(env!("CARGO_BIN_EXE_spendkeeper-sidecar"))
+        let mut process = Command::new(env!("CARGO_BIN_EXE_spendkeeper"))
             .args(["--config".as_ref(), config.as_os_str(), "--state-dir".as_ref(), directory.join("state").as_os_str()])
             .args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string(), "--log", "warn"])
             .stdout(Stdio::piped())
