@@ -162,9 +162,11 @@ impl OperatorClient {
                 answer => return Ok(answer.map(drop)?),
             }
         }
-        let entries = entries.into_iter().map(Into::into).collect();
-        let request = self.request(ReportRequest { entries })?;
-        self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;
+        for entries in entries.chunks(convert::MAX_ENTRIES) {
+            let entries = entries.iter().cloned().map(Into::into).collect();
+            let request = self.request(ReportRequest { entries })?;
+            self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ mod brief;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use brief::{brief_from_wire, brief_to_wire};
+pub use brief::{MAX_BRIEF_ENTRIES, brief_from_wire, brief_to_wire};
 
 use super::message::{BackendCredential, LeaseAsk, Pushed, Reported};
 use super::proto;

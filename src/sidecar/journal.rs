@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
 
-use line::{Begun, Reading};
+use line::{Begun, COMPARED, Reading};
 pub use line::{Ended, Held, Line, OpenedCall, State, reported};
-use segments::Segments;
+use segments::{Reader, Segments};
 use tail::{Done, Tail};
 
 use crate::channel::message::{LeaseAsk, Reported};
@@ -32,11 +32,9 @@ use crate::core::call::CallRecord;
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
-/// A segment that has grown past this is followed by a new one.
+/// A segment whose lines are more than this is followed by a new one; and they are more than the state that it begins with, so that what is
+/// written for that is a part of what is written for calls, however many are open.
 const SEGMENT_BYTES: u64 = 1 << 20;
-
-/// Calls that are remembered for others to be like them.
-const WRITTEN_OUT: usize = 8;
 
 /// A number of bytes since the journal began.
 pub type Position = u64;
@@ -65,6 +63,8 @@ pub struct Batch {
 /// The journal of one sidecar.
 pub struct Journal {
     inner: Mutex<Inner>,
+    /// A segment that was read, to go on from there, until what is read is in memory again.
+    reader: Mutex<Option<Reader>>,
     written: Notify,
     hurried: Notify,
     acknowledged: watch::Sender<Position>,
@@ -98,6 +98,7 @@ impl Journal {
         let given_back = segments.end();
         Ok(Journal {
             inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, written_out: VecDeque::new(), state, given_back }),
+            reader: Mutex::default(),
             written: Notify::new(),
             hurried: Notify::new(),
             acknowledged: watch::channel(from).0,
@@ -126,7 +127,7 @@ impl Journal {
         }
         let _done_with = inner.append(&text, vec![whole()])?;
         if is_whole && inner.segments.active() == segment {
-            inner.written_out.truncate(WRITTEN_OUT - 1);
+            inner.written_out.truncate(COMPARED - 1);
             inner.written_out.push_front(call);
         }
         self.wrote(inner);
@@ -201,15 +202,19 @@ impl Journal {
     /// When a segment cannot be read.
     pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
         // What was found is looked at, and segments are read by their own handles, while calls go on writing.
+        let kept = lock(&self.reader).take();
         let latest_or_reader = {
             let inner = self.lock();
-            inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from))
+            inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from, kept))
         };
         match latest_or_reader {
             Ok(latest) => Ok(Batch { entries: latest.reported(), end: latest.end }),
             Err(reader) => {
-                let (lines, end) = reader.and_then(|reader| reader.lines(limit)).map_err(JournalError::Read)?;
-                Ok(Batch { entries: line::reported(lines.iter()), end })
+                let mut reader = reader.map_err(JournalError::Read)?;
+                let lines = reader.lines(limit).map_err(JournalError::Read)?;
+                let batch = Batch { entries: line::reported(lines.iter()), end: reader.position() };
+                *lock(&self.reader) = Some(reader);
+                Ok(batch)
             }
         }
     }
@@ -305,9 +310,13 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic while the lock is held leaves whole lines behind.
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.inner)
     }
+}
+
+/// A panic while a lock is held leaves whole lines behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Inner {
@@ -322,7 +331,7 @@ impl Inner {
             }
         }
         let done_with = self.tail.push(end, lines);
-        if self.segments.active_bytes() > SEGMENT_BYTES {
+        if self.segments.lines_bytes() > SEGMENT_BYTES.max(self.segments.state_bytes()) {
             self.segments.begin(&self.state).map_err(JournalError::Write)?;
             self.written_out.clear();
             drop(self.tail.push(self.segments.end(), Vec::new()));

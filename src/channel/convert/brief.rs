@@ -1,4 +1,5 @@
-//! Reports in few bytes: what records of one report have in common is said once, and of each end only its figures.
+//! Reports in few bytes: what records of one report have in common is said once, and of each call only its figures, when it begins and when it
+//! ends.
 //!
 //! A busy sidecar's calls are alike but for their figures. Written out, each is a thousand bytes of JSON that one side makes and the other
 //! takes apart; so, it is sixty bytes.
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{MAX_ENTRIES, Malformed, checked, limit_keys, optional_lease, record_to_json, reported, texts};
+use super::{Malformed, checked, limit_keys, optional_lease, record_to_json, reported, texts};
 use crate::channel::message::Reported;
 use crate::channel::proto::{self, brief_entry};
 use crate::core::amount::Amount;
@@ -17,34 +18,58 @@ use crate::core::limit::LimitKey;
 use crate::core::money::PicoUsd;
 use crate::core::usage::Usage;
 
-/// Largest record that ends have in common, as JSON; ours are below 2 KiB. Each end gets a copy of it, so that it is what bounds a report.
+/// Most entries of one report. A busy sidecar makes two for each call, and while both sides wait for a CPU a report is answered in tens of
+/// milliseconds: with fewer entries in each it would fall behind.
+pub const MAX_BRIEF_ENTRIES: usize = 4096;
+/// Largest record that calls have in common, as JSON; ours are below 2 KiB.
 const MAX_COMMON_BYTES: usize = 8 << 10;
-/// An end is compared with so many of what came last.
+/// Each call gets a copy of what it has in common with others; what they may be together, as JSON.
+const MAX_COPIED_BYTES: usize = 8 << 20;
+/// A call is compared with so many of what came last.
 const COMPARED: usize = 8;
 
-type Ended = (Arc<CallRecord>, Option<LeaseId>, Vec<LimitKey>);
+/// A call that begins or ends, and what is charged for it.
+type Call<'a> = (&'a Arc<CallRecord>, &'a Option<LeaseId>, &'a Vec<LimitKey>);
+
+/// What calls have in common, and its length as JSON.
+struct Common {
+    record: CallRecord,
+    lease: Option<LeaseId>,
+    unleased: Vec<LimitKey>,
+    bytes: usize,
+}
 
 /// A report for the wire.
 pub fn brief_to_wire(report: &[Reported]) -> proto::BriefRequest {
     let mut common = Vec::new();
     let entries = report.iter().map(|reported| {
-        let entry = match ended_to_wire(reported, &mut common) {
-            Some(ended) => brief_entry::Entry::Ended(ended),
-            None => brief_entry::Entry::Other(reported.clone().into()),
+        let figures = call(reported).and_then(|call| call_to_wire(call, &mut common));
+        let entry = match (figures, reported) {
+            (Some(figures), Reported::Opened { .. }) => brief_entry::Entry::Opened(figures),
+            (Some(figures), _) => brief_entry::Entry::Ended(figures),
+            (None, _) => brief_entry::Entry::Other(reported.clone().into()),
         };
         proto::BriefEntry { entry: Some(entry) }
     });
     proto::BriefRequest { entries: entries.collect(), common: common.into_iter().map(|(_, wire)| wire).collect() }
 }
 
-/// An end, with what it has in common with others among `common`; `None` when it is none, or is longer than others are.
-fn ended_to_wire<'a>(reported: &'a Reported, common: &mut Vec<(&'a Reported, proto::Common)>) -> Option<proto::Ended> {
-    let Reported::Settled { record, lease, unleased } = reported else { return None };
+/// The call that begins or ends, if its record says all of it.
+fn call(reported: &Reported) -> Option<Call<'_>> {
+    match reported {
+        Reported::Settled { record, lease, unleased } => Some((record, lease, unleased)),
+        Reported::Opened { call, lease, reserved, draft: Some(draft), unleased } => {
+            ((call, reserved) == (&draft.id, &draft.reserved)).then_some((draft, lease, unleased))
+        }
+        _ => None,
+    }
+}
+
+/// A call's figures, with what it has in common with others among `common`; `None` when it is longer than others are.
+fn call_to_wire<'a>(call: Call<'a>, common: &mut Vec<(Call<'a>, proto::Common)>) -> Option<proto::CallFigures> {
+    let (record, lease, unleased) = call;
     let figures = figures_to_wire(record)?;
-    let is_like = |(other, _): &(&Reported, proto::Common)| match other {
-        Reported::Settled { record: other, lease: of, unleased: beside } => (lease, unleased) == (of, beside) && record.is_like(other),
-        _ => false,
-    };
+    let is_like = |((other, of, beside), _): &(Call<'_>, _)| (lease, unleased) == (*of, *beside) && record.is_like(other);
     let place = match common.iter().rev().take(COMPARED).position(is_like) {
         Some(from_end) => common.len() - 1 - from_end,
         None => {
@@ -53,15 +78,15 @@ fn ended_to_wire<'a>(reported: &'a Reported, common: &mut Vec<(&'a Reported, pro
                 return None;
             }
             let lease = lease.as_ref().map_or_else(String::new, |lease| lease.0.clone());
-            common.push((reported, proto::Common { record_json, lease, unleased: texts(unleased.clone()) }));
+            common.push((call, proto::Common { record_json, lease, unleased: texts(unleased.clone()) }));
             common.len() - 1
         }
     };
-    Some(proto::Ended { common: u32::try_from(place).ok()?, ..figures })
+    Some(proto::CallFigures { common: u32::try_from(place).ok()?, ..figures })
 }
 
 /// The figures of a record; `None` when they do not fit, as those of calls that cost millions do not.
-fn figures_to_wire(record: &CallRecord) -> Option<proto::Ended> {
+fn figures_to_wire(record: &CallRecord) -> Option<proto::CallFigures> {
     let id = Uuid::try_parse(&record.id.0).ok()?;
     // The text that is made of it must be the same again.
     if record.id.0.as_str() != id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) {
@@ -69,7 +94,7 @@ fn figures_to_wire(record: &CallRecord) -> Option<proto::Ended> {
     }
     let Figures { started_at_ms, duration_ms, time_to_first_byte_ms, complexity, usage, cost, reserved, bytes, outcome, status } =
         record.figures();
-    Some(proto::Ended {
+    Some(proto::CallFigures {
         common: 0,
         call: id.into_bytes().to_vec(),
         started_at_ms,
@@ -97,7 +122,7 @@ fn meters(usage: &Usage) -> Vec<u64> {
 /// Meters of a newer release, which this one could not charge, are an error.
 fn usage(meters: &[u64]) -> Result<Usage, Malformed> {
     let mut all = [0; Usage::METERS];
-    let too_many = || Malformed::TooLarge { field: "ended.usage", found: meters.len(), limit: Usage::METERS };
+    let too_many = || Malformed::TooLarge { field: "figures.usage", found: meters.len(), limit: Usage::METERS };
     all.get_mut(..meters.len()).ok_or_else(too_many)?.copy_from_slice(meters);
     Ok(Usage::of_meters(all))
 }
@@ -119,7 +144,7 @@ fn outcome(wire: i32) -> Result<CallOutcome, Malformed> {
         Ok(proto::CallOutcome::Interrupted) => CallOutcome::Interrupted,
         Ok(proto::CallOutcome::Unknown) => CallOutcome::Unknown,
         Ok(proto::CallOutcome::Refused) => CallOutcome::Refused,
-        Err(_) => return Err(Malformed::Unknown { field: "ended.outcome", found: wire.to_string() }),
+        Err(_) => return Err(Malformed::Unknown { field: "figures.outcome", found: wire.to_string() }),
     })
 }
 
@@ -129,47 +154,65 @@ fn outcome(wire: i32) -> Result<CallOutcome, Malformed> {
 /// The first part that is malformed; nothing of the report is to be applied then.
 pub fn brief_from_wire(report: proto::BriefRequest) -> Result<Vec<Reported>, Malformed> {
     for (field, found) in [("entries", report.entries.len()), ("common", report.common.len())] {
-        if found > MAX_ENTRIES {
-            return Err(Malformed::TooLarge { field, found, limit: MAX_ENTRIES });
+        if found > MAX_BRIEF_ENTRIES {
+            return Err(Malformed::TooLarge { field, found, limit: MAX_BRIEF_ENTRIES });
         }
     }
     let common = report.common.into_iter().map(common).collect::<Result<Vec<_>, _>>()?;
+    let mut copied = 0;
+    let mut call = |wire: &proto::CallFigures| record(wire, &common, &mut copied);
     let entry = |entry| match entry {
-        brief_entry::Entry::Ended(end) => Some(ended(&end, &common)),
+        brief_entry::Entry::Opened(wire) => Some(call(&wire).map(|(draft, Common { lease, unleased, .. })| Reported::Opened {
+            call: draft.id.clone(),
+            lease: lease.clone(),
+            reserved: draft.reserved,
+            draft: Some(Arc::new(draft)),
+            unleased: unleased.clone(),
+        })),
+        brief_entry::Entry::Ended(wire) => Some(call(&wire).map(|(record, Common { lease, unleased, .. })| Reported::Settled {
+            record: Arc::new(record),
+            lease: lease.clone(),
+            unleased: unleased.clone(),
+        })),
         brief_entry::Entry::Other(other) => other.entry.map(reported),
     };
     report.entries.into_iter().filter_map(|brief| brief.entry).filter_map(entry).collect()
 }
 
-fn common(wire: proto::Common) -> Result<Ended, Malformed> {
+fn common(wire: proto::Common) -> Result<Common, Malformed> {
     const FIELD: &str = "common.record_json";
-    if wire.record_json.len() > MAX_COMMON_BYTES {
-        return Err(Malformed::TooLarge { field: FIELD, found: wire.record_json.len(), limit: MAX_COMMON_BYTES });
+    let bytes = wire.record_json.len();
+    if bytes > MAX_COMMON_BYTES {
+        return Err(Malformed::TooLarge { field: FIELD, found: bytes, limit: MAX_COMMON_BYTES });
     }
     let record = serde_json::from_slice(&wire.record_json).map_err(|e| Malformed::Json { field: FIELD, reason: e.to_string() })?;
-    Ok((Arc::new(record), optional_lease(wire.lease)?, limit_keys("common.unleased", wire.unleased)?))
+    Ok(Common { record, lease: optional_lease(wire.lease)?, unleased: limit_keys("common.unleased", wire.unleased)?, bytes })
 }
 
-fn ended(wire: &proto::Ended, common: &[Ended]) -> Result<Reported, Malformed> {
+/// The record that has these figures, and what it has in common with others. `copied` is what was copied for calls before it.
+fn record<'a>(wire: &proto::CallFigures, common: &'a [Common], copied: &mut usize) -> Result<(CallRecord, &'a Common), Malformed> {
     let out_of_range = |field, limit| Malformed::OutOfRange { field, limit };
     let place = usize::try_from(wire.common).ok().and_then(|place| common.get(place));
-    let (like, lease, unleased) = place.ok_or_else(|| out_of_range("ended.common", common.len() as i128 - 1))?;
-    let id = Uuid::from_slice(&wire.call).map_err(|_| Malformed::TooLarge { field: "ended.call", found: wire.call.len(), limit: 16 })?;
+    let common = place.ok_or_else(|| out_of_range("figures.common", common.len() as i128 - 1))?;
+    *copied += common.bytes;
+    if *copied > MAX_COPIED_BYTES {
+        return Err(Malformed::TooLarge { field: "common", found: *copied, limit: MAX_COPIED_BYTES });
+    }
+    let id = Uuid::from_slice(&wire.call).map_err(|_| Malformed::TooLarge { field: "figures.call", found: wire.call.len(), limit: 16 })?;
     let usd = |pico: u64| PicoUsd(pico.into());
     let figures = Figures {
         started_at_ms: wire.started_at_ms,
         duration_ms: wire.duration_ms,
         time_to_first_byte_ms: wire.time_to_first_byte_ms,
-        complexity: wire.complexity.map(u8::try_from).transpose().map_err(|_| out_of_range("ended.complexity", u8::MAX.into()))?,
+        complexity: wire.complexity.map(u8::try_from).transpose().map_err(|_| out_of_range("figures.complexity", u8::MAX.into()))?,
         usage: usage(&wire.usage)?,
         cost: usd(wire.cost_pico_usd),
         reserved: Amount { usd: usd(wire.reserved_pico_usd), tokens: wire.reserved_tokens, requests: wire.reserved_requests },
         bytes: wire.bytes,
         outcome: outcome(wire.outcome)?,
-        status: u16::try_from(wire.status).map_err(|_| out_of_range("ended.status", u16::MAX.into()))?,
+        status: u16::try_from(wire.status).map_err(|_| out_of_range("figures.status", u16::MAX.into()))?,
     };
-    let record = checked(like.with(CallId(id.to_string()), &figures))?;
-    Ok(Reported::Settled { record: Arc::new(record), lease: lease.clone(), unleased: unleased.clone() })
+    Ok((checked(common.record.with(CallId(id.to_string()), &figures))?, common))
 }
 
 #[cfg(test)]
@@ -216,13 +259,17 @@ mod tests {
     }
 
     fn some_report() -> impl Strategy<Value = Vec<Reported>> {
-        let settled = (some_record(), 0..3_u8, any::<bool>()).prop_map(|(record, lease, is_warned)| Reported::Settled {
-            record: Arc::new(record),
-            lease: (lease > 0).then(|| LeaseId(format!("l-{lease}"))),
-            unleased: is_warned.then(|| LimitKey("a/w/l".into())).into_iter().collect(),
+        let call = (some_record(), 0..3_u8, any::<bool>(), any::<bool>()).prop_map(|(record, lease, is_warned, has_ended)| {
+            let lease = (lease > 0).then(|| LeaseId(format!("l-{lease}")));
+            let unleased = is_warned.then(|| LimitKey("a/w/l".into())).into_iter().collect();
+            let record = Arc::new(record);
+            match has_ended {
+                true => Reported::Settled { record, lease, unleased },
+                false => Reported::Opened { call: record.id.clone(), lease, reserved: record.reserved, draft: Some(record), unleased },
+            }
         });
         let back = (0..9_u64).prop_map(|seq| Reported::GivenBack { lease: LeaseId("l-1".into()), seq, amount: Amount::ZERO });
-        proptest::collection::vec(prop_oneof![4 => settled, 1 => back], 0..40)
+        proptest::collection::vec(prop_oneof![4 => call, 1 => back], 0..40)
     }
 
     fn over_the_wire(report: &[Reported]) -> proto::BriefRequest {
@@ -247,6 +294,11 @@ mod tests {
         vec![Reported::Settled { record: Arc::new(record.clone()), lease: None, unleased: vec![] }]
     }
 
+    fn opened(record: &CallRecord) -> Vec<Reported> {
+        let (call, reserved, draft) = (record.id.clone(), record.reserved, Some(Arc::new(record.clone())));
+        vec![Reported::Opened { call, lease: None, reserved, draft, unleased: vec![] }]
+    }
+
     fn a_record(number: u128) -> CallRecord {
         let id = CallId(Uuid::from_u128(number).to_string());
         CallRecord::begun(id, crate::core::dimensions::Origin::default(), Dimensions::default(), CallKind::Shared, 5)
@@ -254,11 +306,11 @@ mod tests {
 
     #[test]
     fn calls_that_are_alike_say_so_once() {
-        let report: Vec<Reported> = (0..500).flat_map(|number| settled(&a_record(number))).collect();
+        let report: Vec<Reported> = (0..500).flat_map(|number| [opened(&a_record(number)), settled(&a_record(number))]).flatten().collect();
         let wire = over_the_wire(&report);
-        assert_eq!((wire.common.len(), wire.entries.len()), (1, 500));
+        assert_eq!((wire.common.len(), wire.entries.len()), (1, 1_000));
         let length = wire.encoded_len();
-        assert!(length < 500 * 60, "{length} bytes");
+        assert!(length < 1_000 * 60, "{length} bytes");
     }
 
     #[test]
@@ -266,17 +318,19 @@ mod tests {
         let named = CallRecord { id: CallId("call-1".into()), ..a_record(1) };
         let shouted = CallRecord { id: CallId(Uuid::from_u128(u128::MAX).to_string().to_uppercase()), ..a_record(1) };
         let dear = CallRecord { cost: PicoUsd(i128::from(u64::MAX) + 1), ..a_record(1) };
-        for record in [named, shouted, dear] {
-            let wire = over_the_wire(&settled(&record));
-            assert!(matches!(wire.entries[0].entry, Some(brief_entry::Entry::Other(_))), "{record:?}");
-            assert_eq!(brief_from_wire(wire).unwrap(), settled(&record));
+        let other = Reported::Opened { call: CallId("b".into()), lease: None, reserved: Amount::ZERO, draft: None, unleased: vec![] };
+        let calls = [named, shouted, dear].into_iter().flat_map(|record| [opened(&record), settled(&record)]);
+        for report in calls.chain([vec![other]]) {
+            let wire = over_the_wire(&report);
+            assert!(matches!(wire.entries[0].entry, Some(brief_entry::Entry::Other(_))), "{report:?}");
+            assert_eq!(brief_from_wire(wire).unwrap(), report);
         }
     }
 
     #[test]
     fn what_cannot_be_is_refused_by_name() {
         let wire = || over_the_wire(&settled(&a_record(1)));
-        let end = |change: fn(&mut proto::Ended)| {
+        let end = |change: fn(&mut proto::CallFigures)| {
             let mut wire = wire();
             if let Some(brief_entry::Entry::Ended(end)) = &mut wire.entries[0].entry {
                 change(end);
@@ -287,22 +341,26 @@ mod tests {
         let dimensions = Dimensions([(Dimension::Team, long)].into());
         let mut large = wire();
         large.common[0].record_json.resize(MAX_COMMON_BYTES + 1, b' ');
+        let mut many = wire();
+        many.common[0].record_json.resize(MAX_COMMON_BYTES, b' ');
+        many.entries = vec![many.entries[0].clone(); MAX_COPIED_BYTES / MAX_COMMON_BYTES + 1];
         let mut none = wire();
         none.common.clear();
         for (wire, field) in [
-            (end(|end| end.common = 1), "ended.common"),
-            (end(|end| end.call = vec![0; 15]), "ended.call"),
-            (end(|end| end.usage = vec![0; 11]), "ended.usage"),
+            (end(|end| end.common = 1), "figures.common"),
+            (end(|end| end.call = vec![0; 15]), "figures.call"),
+            (end(|end| end.usage = vec![0; 11]), "figures.usage"),
             (end(|end| end.usage = vec![u64::MAX]), "record.usage"),
-            (end(|end| end.outcome = 5), "ended.outcome"),
-            (end(|end| end.status = 1 << 16), "ended.status"),
-            (end(|end| end.complexity = Some(256)), "ended.complexity"),
+            (end(|end| end.outcome = 5), "figures.outcome"),
+            (end(|end| end.status = 1 << 16), "figures.status"),
+            (end(|end| end.complexity = Some(256)), "figures.complexity"),
             (end(|end| end.reserved_tokens = -1), "record.reserved"),
             (over_the_wire(&settled(&CallRecord { dimensions, ..a_record(1) })), "record.dimensions"),
             (large, "common.record_json"),
-            (none, "ended.common"),
-            (proto::BriefRequest { entries: vec![proto::BriefEntry::default(); MAX_ENTRIES + 1], common: vec![] }, "entries"),
-            (proto::BriefRequest { common: vec![proto::Common::default(); MAX_ENTRIES + 1], entries: vec![] }, "common"),
+            (many, "common has 8396800"),
+            (none, "figures.common"),
+            (proto::BriefRequest { entries: vec![proto::BriefEntry::default(); MAX_BRIEF_ENTRIES + 1], common: vec![] }, "entries"),
+            (proto::BriefRequest { common: vec![proto::Common::default(); MAX_BRIEF_ENTRIES + 1], entries: vec![] }, "common"),
         ] {
             let error = brief_from_wire(wire).unwrap_err().to_string();
             assert!(error.starts_with(field), "{field}: {error}");

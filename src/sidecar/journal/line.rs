@@ -12,6 +12,9 @@ use crate::core::call::{CallId, CallRecord, Figures};
 use crate::core::lease::{GiveBack, LeaseId};
 use crate::core::limit::LimitKey;
 
+/// A call is compared with so many of those that were written out last.
+pub const COMPARED: usize = 8;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +80,10 @@ impl Begun {
         let is_like = (&call.lease, &call.unleased) == (&like.lease, &like.unleased) && call.record.is_like(&like.record);
         is_like.then(|| Begun { like: like.record.id.clone(), call: call.record.id.clone(), figures: call.record.figures() })
     }
+
+    fn opened(&self, like: &OpenedCall) -> OpenedCall {
+        OpenedCall { record: Arc::new(like.record.with(self.call.clone(), &self.figures)), ..like.clone() }
+    }
 }
 
 /// What a call's end adds to the draft that it was opened with.
@@ -106,11 +113,8 @@ impl Reading {
     /// The next line, which says all that it means by itself. One that refers to what is not there stays as it is, and means nothing.
     pub fn next(&mut self, line: Line) -> Line {
         let line = match &line {
-            Line::Begun(begun) => match self.written_out.get(&begun.like).map(|like| &**like) {
-                Some(OpenedCall { record, lease, unleased }) => {
-                    let record = Arc::new(record.with(begun.call.clone(), &begun.figures));
-                    Line::Opened(Arc::new(OpenedCall { record, lease: lease.clone(), unleased: unleased.clone() }))
-                }
+            Line::Begun(begun) => match self.written_out.get(&begun.like) {
+                Some(like) => Line::Opened(Arc::new(begun.opened(like))),
                 None => line,
             },
             Line::Ended(ended) => match self.state.open.get(&ended.call).map(|opened| &**opened) {
@@ -124,9 +128,9 @@ impl Reading {
                 self.written_out.insert(opened.record.id.clone(), Arc::clone(opened));
                 line
             }
-            Line::State(_) => {
-                self.written_out.clear();
-                line
+            Line::State(state) => {
+                self.written_out = state.open.clone().into_iter().collect();
+                Line::State(Box::new(state.written_in_full()))
             }
             _ => line,
         };
@@ -206,12 +210,40 @@ impl Held {
 #[serde(default)]
 pub struct State {
     pub open: BTreeMap<CallId, Arc<OpenedCall>>,
+    /// In a line, the calls that are like one of `open`; else none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    begun: Vec<Begun>,
     pub leases: BTreeMap<LeaseId, Held>,
     pub counters: BTreeMap<String, u64>,
     pub acknowledged: Position,
 }
 
 impl State {
+    /// The same for a line: of calls that are like others only what is their own.
+    pub fn said_once(&self) -> State {
+        let (mut open, mut begun, mut written_out) = (BTreeMap::new(), Vec::new(), Vec::<&Arc<OpenedCall>>::new());
+        for (id, call) in &self.open {
+            match written_out.iter().rev().take(COMPARED).find_map(|like| Begun::of(call, like)) {
+                Some(short) => begun.push(short),
+                None => {
+                    open.insert(id.clone(), Arc::clone(call));
+                    written_out.push(call);
+                }
+            }
+        }
+        State { open, begun, leases: self.leases.clone(), counters: self.counters.clone(), acknowledged: self.acknowledged }
+    }
+
+    fn written_in_full(&self) -> State {
+        let mut state = self.clone();
+        for begun in std::mem::take(&mut state.begun) {
+            if let Some(like) = self.open.get(&begun.like) {
+                state.open.insert(begun.call.clone(), Arc::new(begun.opened(like)));
+            }
+        }
+        state
+    }
+
     pub fn apply(&mut self, line: &Line) {
         match line {
             Line::Opened(call) => {

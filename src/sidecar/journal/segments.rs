@@ -12,12 +12,16 @@ use super::{JournalError, Position};
 
 const EXTENSION: &str = "journal";
 const LOCK: &str = "lock";
+/// What is read of a file at once, in bytes.
+const BUFFER: usize = 64 << 10;
 
 /// Files by the position at which they start; only the last is written.
 pub struct Segments {
     directory: PathBuf,
     starts: Vec<Position>,
     active: Writer,
+    /// Of the line that the last file begins with.
+    state_bytes: u64,
     /// Held for as long as the process lives.
     _lock: File,
 }
@@ -47,17 +51,19 @@ impl Segments {
         if starts.last() != Some(&start) {
             starts.push(start);
         }
-        Ok((Segments { directory: directory.to_owned(), starts, active: Writer::new(active), _lock: lock }, lines))
+        Ok((Segments { directory: directory.to_owned(), starts, active: Writer::new(active), state_bytes: 0, _lock: lock }, lines))
     }
 
     /// Begins a new segment with the state at this moment.
     pub fn begin(&mut self, state: &State) -> io::Result<()> {
-        if self.active_bytes() > 0 {
+        if self.active.length() > 0 {
             let (start, active) = create(&self.directory, self.end())?;
             self.starts.push(start);
             self.active = Writer::new(active);
         }
-        self.append(&to_text(&[Line::State(Box::new(state.clone()))]))
+        self.append(&to_text(&[Line::State(Box::new(state.said_once()))]))?;
+        self.state_bytes = self.active.length();
+        Ok(())
     }
 
     /// Appends a whole group of lines.
@@ -88,8 +94,14 @@ impl Segments {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    pub fn active_bytes(&self) -> u64 {
-        self.active.length()
+    /// Bytes of the state that the last file begins with.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes
+    }
+
+    /// Bytes of what follows it.
+    pub fn lines_bytes(&self) -> u64 {
+        self.active.length() - self.state_bytes
     }
 
     /// Takes leave of segments all of which is before `position`, for [`remove`] to remove.
@@ -98,12 +110,17 @@ impl Segments {
         self.starts.drain(..forgotten).map(|start| path(&self.directory, start)).collect()
     }
 
-    /// Reads from `from` to the end of its segment.
-    pub fn reader(&self, from: Position) -> io::Result<Reader> {
+    /// Reads from `from` to the end of its segment: `kept` goes on, if that is where it stands.
+    pub fn reader(&self, from: Position, kept: Option<Reader>) -> io::Result<Reader> {
         let from = from.clamp(self.first(), self.end());
         let index = self.starts.partition_point(|start| *start <= from).saturating_sub(1);
         let (start, end) = (self.starts[index], self.starts.get(index + 1).copied().unwrap_or(self.end()));
-        Ok(Reader { file: File::open(path(&self.directory, start))?, start, from, end })
+        let mut reader = match kept.filter(|reader| (reader.start, reader.position()) == (start, from)) {
+            Some(reader) => reader,
+            None => Reader::new(File::open(path(&self.directory, start))?, start, from),
+        };
+        reader.goes_to(end);
+        Ok(reader)
     }
 }
 
@@ -116,40 +133,59 @@ pub fn remove(files: Vec<PathBuf>) {
     }
 }
 
-/// A segment, whose end does not change any more.
+/// A segment that is read, as far as it went when it was last asked for.
 pub struct Reader {
-    file: File,
+    file: BufReader<io::Take<File>>,
+    reading: Reading,
     start: Position,
+    /// Where lines are asked for from.
     from: Position,
+    /// Where the next line begins.
+    at: Position,
     end: Position,
 }
 
 impl Reader {
-    /// About `limit` lines from `from` on, whole groups, and the position after them. What is before is read for the calls that were
-    /// opened there: of a call that is like another, and of an end, only what is new is written.
-    pub fn lines(self, limit: usize) -> io::Result<(Vec<Line>, Position)> {
-        let mut file = BufReader::with_capacity(64 << 10, self.file.take(self.end - self.start));
-        let (mut reading, mut lines, mut position, mut group) = (Reading::default(), Vec::new(), self.start, Vec::new());
+    fn new(file: File, start: Position, from: Position) -> Reader {
+        let file = BufReader::with_capacity(BUFFER, file.take(0));
+        Reader { file, reading: Reading::default(), start, from, at: start, end: start }
+    }
+
+    fn goes_to(&mut self, end: Position) {
+        let file = self.file.get_mut();
+        file.set_limit(file.limit() + end.saturating_sub(self.end));
+        self.end = end.max(self.end);
+    }
+
+    /// The position after the last line.
+    pub fn position(&self) -> Position {
+        self.at.max(self.from)
+    }
+
+    /// About `limit` lines, whole groups. What is before is read for the calls that were opened there: of a call that is like another, and
+    /// of an end, only what is new is written.
+    pub fn lines(&mut self, limit: usize) -> io::Result<Vec<Line>> {
+        let (mut lines, mut group) = (Vec::new(), Vec::new());
         while lines.len() < limit {
             group.clear();
-            let read = file.read_until(b'\n', &mut group)?;
+            let read = self.file.read_until(b'\n', &mut group)?;
             if read == 0 {
                 break;
             }
-            let is_before = position < self.from;
-            position += read as Position;
+            let is_before = self.at < self.from;
+            self.at += read as Position;
             // Without a newline it was torn when the process died, and the segment ends here.
             if group.pop() != Some(b'\n') {
                 continue;
             }
             for line in from_text(&group) {
-                let line = reading.next(line);
+                let line = self.reading.next(line);
                 if !is_before {
                     lines.push(line);
                 }
             }
         }
-        Ok((lines, position.max(self.from)))
+        Ok(lines)
     }
 }
 

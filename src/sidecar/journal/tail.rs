@@ -10,11 +10,12 @@ use super::line::reported;
 use super::{Line, Position};
 use crate::channel::message::Reported;
 
-/// Groups of lines that are kept. A reporter that falls behind further reads the files.
-const KEPT: usize = 4_096;
+/// Groups of lines that are kept. A reporter that falls behind further reads the files, which takes it longer than to read these: it should come
+/// to that only when the operator is away.
+const KEPT: usize = 8_192;
 
 /// Groups that are done with and wait to be dropped. Beyond it they are dropped by whoever is done with them.
-const DONE: usize = 512;
+const DONE: usize = 4_096;
 /// Of those, how many go with each that is appended: more than one, so that they become fewer.
 const DROPPED: usize = 2;
 

@@ -309,6 +309,75 @@ fn a_call_that_is_like_another_is_written_short_and_read_whole_in_every_segment(
 }
 
 #[test]
+fn a_reader_that_is_behind_goes_on_where_it_was_while_calls_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    let mut position = journal.end();
+    let call = |number: u32| {
+        let record = Arc::new(CallRecord { duration_ms: i64::from(number), ..draft(&format!("call-{number}")) });
+        journal.opened(Arc::clone(&record), Some(&lease()), &[]).unwrap();
+        journal.ended(record, Some(lease()), vec![]).unwrap();
+    };
+    // More than is kept in memory.
+    (0..6_000).for_each(call);
+    let (mut number, mut told) = (6_000, Vec::new());
+    while position < journal.end() {
+        let batch = journal.read(position, 300).unwrap();
+        if told.len() < 2_000 {
+            // What was not taken is read again, and calls go on meanwhile.
+            assert_eq!(journal.read(position, 300).unwrap().entries, batch.entries);
+            (number..number + 100).for_each(call);
+            number += 100;
+        }
+        assert!(batch.end > position);
+        position = batch.end;
+        told.extend(batch.entries.into_iter().filter_map(|entry| match entry {
+            Reported::Settled { record, .. } => Some(record.duration_ms),
+            _ => None,
+        }));
+    }
+    assert_eq!(told, (0..i64::from(number)).collect::<Vec<_>>());
+}
+
+#[test]
+fn however_many_calls_are_open_a_segment_is_more_than_the_state_that_it_begins_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = Journal::open(directory.path()).unwrap();
+    // No call is like one of the last few before it, so that each is written out.
+    let call = |number: u32| CallRecord { model: format!("model-{}-{}", number % 50, "x".repeat(400)), ..draft(&format!("call-{number}")) };
+    (0..3_000).for_each(|number| journal.opened(Arc::new(call(number)), Some(&lease()), &[]).unwrap());
+    let written = journal.end();
+    let end = |number| journal.ended(Arc::new(call(number)), Some(lease()), vec![]).unwrap();
+    assert!((0..20).all(end));
+    assert!(journal.end() - written < 20 * 500, "{} bytes for twenty ends", journal.end() - written);
+    let segments = fs::read_dir(directory.path()).unwrap().count();
+    assert!(segments < 6, "{segments} files");
+    drop(journal);
+    assert_eq!(Journal::open(directory.path()).unwrap().state().open.len(), 2_980);
+}
+
+#[test]
+fn a_state_is_the_same_when_what_its_calls_have_in_common_is_said_once() {
+    let mut state = State::default();
+    state.acknowledged = 7;
+    for number in 0..500 {
+        let record = CallRecord { model: format!("model-{}", number % 3), duration_ms: number, ..draft(&format!("call-{number}")) };
+        let lease = (number % 7 > 0).then(lease);
+        state.apply(&Line::Opened(Arc::new(OpenedCall { record: Arc::new(record), lease, unleased: vec![] })));
+    }
+    let text = line::to_text(&[Line::State(Box::new(state.said_once()))]);
+    let in_full = line::to_text(&[Line::State(Box::new(state.clone()))]);
+    assert!(text.len() * 4 < in_full.len(), "{} and {} bytes", text.len(), in_full.len());
+    for text in [text, in_full] {
+        let mut reading = Reading::default();
+        for line in line::from_text(text.trim_ascii_end()) {
+            reading.next(line);
+        }
+        assert!(reading.state == state);
+    }
+}
+
+#[test]
 fn a_call_that_is_like_none_that_can_be_read_means_nothing() {
     let journal = |text: &str| {
         let directory = tempfile::tempdir().unwrap();
