@@ -1,8 +1,8 @@
 //! Connections that wait for the next call.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -12,11 +12,21 @@ use super::link::Link;
 
 /// Shorter than servers usually keep idle connections, so that a call is seldom sent on one that is just being closed.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Threads that carry calls do not wait for each other here, unless there are more of them.
+const SHARDS: usize = 4;
+
+thread_local! {
+    /// The number of this thread among those that spoke to servers.
+    static THREAD: usize = {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        THREADS.fetch_add(1, Ordering::Relaxed)
+    };
+}
 
 /// Where a connection leads, and the thread whose calls it carries: only there is it waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    thread: ThreadId,
+    thread: usize,
     pub scheme: Scheme,
     pub authority: Authority,
 }
@@ -24,7 +34,7 @@ pub struct Place {
 impl Place {
     /// For calls of this thread.
     pub fn here(scheme: Scheme, authority: Authority) -> Place {
-        Place { thread: std::thread::current().id(), scheme, authority }
+        Place { thread: THREAD.with(|thread| *thread), scheme, authority }
     }
 }
 
@@ -33,12 +43,12 @@ type Links = HashMap<Place, Vec<(Instant, Box<Link>)>>;
 
 /// Idle connections by where they lead, the one that was used last at the end.
 #[derive(Default)]
-pub struct Idle(Mutex<Links>);
+pub struct Idle([Mutex<Links>; SHARDS]);
 
 impl Idle {
     /// The connection that was used last, if its server has not closed it.
     pub fn take(&self, place: &Place) -> Option<Box<Link>> {
-        let mut links = self.lock();
+        let mut links = self.lock(place.thread);
         let links = links.get_mut(place)?;
         while let Some((since, mut link)) = links.pop() {
             if since.elapsed() < TIMEOUT && link.is_idle() {
@@ -55,9 +65,9 @@ impl Idle {
         if !link.is_idle() {
             return;
         }
-        let mut links = self.lock();
+        let mut links = self.lock(place.thread);
         if links.is_empty() {
-            runtime.spawn(Arc::clone(self).sweep());
+            runtime.spawn(Arc::clone(self).sweep(place.thread));
         }
         match links.get_mut(place) {
             Some(links) => links.push((Instant::now(), link)),
@@ -67,11 +77,11 @@ impl Idle {
         }
     }
 
-    /// Closes connections that have waited for too long, until there is none.
-    async fn sweep(self: Arc<Self>) {
+    /// Closes connections of a shard that have waited for too long, until there is none.
+    async fn sweep(self: Arc<Self>, thread: usize) {
         loop {
             tokio::time::sleep(TIMEOUT).await;
-            let mut places = self.lock();
+            let mut places = self.lock(thread);
             places.retain(|_, links| {
                 links.retain_mut(|(since, link)| since.elapsed() < TIMEOUT && link.is_idle());
                 !links.is_empty()
@@ -82,8 +92,8 @@ impl Idle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Links> {
+    fn lock(&self, thread: usize) -> MutexGuard<'_, Links> {
         // Whole after every statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[thread % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
