@@ -58,6 +58,8 @@ pub struct Batch {
     pub entries: Vec<Reported>,
     /// The position after the last line that was looked at.
     pub end: Position,
+    /// There was nothing behind it.
+    pub is_all: bool,
 }
 
 /// The journal of one sidecar.
@@ -203,16 +205,17 @@ impl Journal {
     pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
         // What was found is looked at, and segments are read by their own handles, while calls go on writing.
         let kept = lock(&self.reader).take();
-        let latest_or_reader = {
+        let (latest_or_reader, last) = {
             let inner = self.lock();
-            inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from, kept))
+            (inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from, kept)), inner.segments.end())
         };
         match latest_or_reader {
-            Ok(latest) => Ok(Batch { entries: latest.reported(), end: latest.end }),
+            Ok(latest) => Ok(Batch { entries: latest.reported(), end: latest.end, is_all: latest.end == last }),
             Err(reader) => {
                 let mut reader = reader.map_err(JournalError::Read)?;
                 let lines = reader.lines(limit).map_err(JournalError::Read)?;
-                let batch = Batch { entries: line::reported(lines.iter()), end: reader.position() };
+                let end = reader.position();
+                let batch = Batch { entries: line::reported(lines.iter()), end, is_all: end == last };
                 *lock(&self.reader) = Some(reader);
                 Ok(batch)
             }

@@ -35,10 +35,10 @@ pub async fn run(journal: Arc<Journal>, source: Arc<dyn LeaseSource>) {
         };
         if batch.end == position {
             journal.written().await;
-            let _ = tokio::time::timeout(GATHER, journal.hurried()).await;
+            gather(&journal).await;
             continue;
         }
-        let Batch { entries, end } = batch;
+        let Batch { entries, end, is_all } = batch;
         let is_something = !entries.is_empty();
         let sent = if is_something { source.report(entries).await } else { Ok(()) };
         match sent {
@@ -46,6 +46,9 @@ pub async fn run(journal: Arc<Journal>, source: Arc<dyn LeaseSource>) {
                 position = end;
                 acknowledge(&journal, position, is_something);
                 (limit, pause) = (BATCH, FIRST_PAUSE);
+                if is_all {
+                    gather(&journal).await;
+                }
             }
             Err(SourceError::Rejected(_)) if limit > 1 => limit = 1,
             Err(SourceError::Rejected(reason)) => {
@@ -63,6 +66,11 @@ pub async fn run(journal: Arc<Journal>, source: Arc<dyn LeaseSource>) {
     }
 }
 
+/// Lets calls write more, unless somebody waits for what is written.
+async fn gather(journal: &Journal) {
+    let _ = tokio::time::timeout(GATHER, journal.hurried()).await;
+}
+
 /// Notes how far the ledger is. Lines that are only for this process are not worth a note, which would be another such line.
 fn acknowledge(journal: &Journal, position: Position, reported: bool) {
     if reported || *journal.acknowledged().borrow() + 4096 < position {
@@ -78,4 +86,53 @@ pub async fn reported(journal: &Journal, position: Position, limit: Duration) ->
     journal.hurry();
     let reached = acknowledged.wait_for(|reached| *reached >= position);
     matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::channel::message::{LeaseAsk, Reported};
+    use crate::core::amount::Amount;
+    use crate::core::lease::{GiveBack, LeaseId};
+    use crate::ledger::Decision;
+
+    /// Takes every report, and keeps what was in each.
+    #[derive(Default)]
+    struct Taker(Mutex<Vec<Vec<Reported>>>);
+
+    #[async_trait]
+    impl LeaseSource for Taker {
+        async fn acquire(&self, _: LeaseAsk) -> Result<Decision, SourceError> {
+            Ok(Decision::Expired)
+        }
+
+        async fn report(&self, entries: Vec<Reported>) -> Result<(), SourceError> {
+            self.0.lock().unwrap().push(entries);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_all_the_time_is_gathered_and_who_waits_for_it_does_not_wait_for_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(directory.path()).unwrap());
+        let taker = Arc::new(Taker::default());
+        tokio::spawn(run(Arc::clone(&journal), taker.clone()));
+        let began = Instant::now();
+        for seq in 0..150 {
+            journal.give_back([GiveBack { lease: LeaseId("l".into()), seq, amount: Amount::ZERO }]).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let at_most = began.elapsed().as_millis() / GATHER.as_millis() + 2;
+        assert!((2..=at_most).contains(&(taker.0.lock().unwrap().len() as u128)), "{}", taker.0.lock().unwrap().len());
+        assert!(reported(&journal, journal.end(), Duration::from_secs(10)).await);
+        let told = taker.0.lock().unwrap().concat();
+        let seqs = told.into_iter().map(|entry| if let Reported::GivenBack { seq, .. } = entry { seq } else { u64::MAX });
+        assert_eq!(seqs.collect::<Vec<_>>(), (0..150).collect::<Vec<_>>());
+    }
 }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, Response, header};
+use http::{Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::client::proxy::matcher::Matcher;
 
@@ -95,11 +95,14 @@ impl Upstream {
                 None => (Box::pin(self.connect(&place)).await?, false),
             };
             let Unanswered { error, unsent } = match way {
-                Way::Own(link) => match link.send(request).await {
-                    Ok((head, carried)) => return Ok(head.map(|()| Answer::own(carried, Arc::clone(&self.idle), place))),
-                    Err(unanswered) => unanswered,
-                },
-                Way::Shared(lane) => match send_shared(lane, request).await {
+                Way::Own(link) => {
+                    let sent = link.send(request, &place.host()).await;
+                    match sent {
+                        Ok((head, carried)) => return Ok(head.map(|()| Answer::own(carried, Arc::clone(&self.idle), place))),
+                        Err(unanswered) => unanswered,
+                    }
+                }
+                Way::Shared(lane) => match send_shared(lane, request, &place.host()).await {
                     Ok(answer) => return Ok(answer),
                     Err(unanswered) => unanswered,
                 },
@@ -125,14 +128,12 @@ impl Upstream {
         Ok(Way::Own(Box::new(Link::new(socket))))
     }
 
-    /// Where a request goes; its URI is then only the path (but for a proxy's, which gets it whole), and the host is in its header.
+    /// Where a request goes; its URI is then only the path (but for a proxy's, which gets it whole).
     fn address(&self, request: &mut Request<UpstreamBody>) -> Result<Place, SendError> {
         let parts = request.uri().clone().into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
             return Err(SendError::Connect("the URI names no server".into()));
         };
-        let host = host(&scheme, &authority).map_err(|error| SendError::Connect(error.into()))?;
-        request.headers_mut().insert(header::HOST, host);
         let place = Place::here(scheme, authority);
         match self.connector.plain_proxy(&place) {
             Some(proxy) => {
@@ -147,11 +148,9 @@ impl Upstream {
 }
 
 /// Sends a request on a connection that others use too. HTTP/2 wants the host in the URI, and knows no header of it.
-async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<Response<Answer>, Unanswered> {
+async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>, host: &str) -> Result<Response<Answer>, Unanswered> {
     let Lane { mut sender, place_taken } = lane;
-    if let Some(host) = request.headers_mut().remove(header::HOST)
-        && let Ok(authority) = Authority::try_from(host.as_bytes())
-    {
+    if let Ok(authority) = Authority::try_from(host) {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         (parts.scheme, parts.authority) = (Some(Scheme::HTTPS), Some(authority));
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
@@ -166,15 +165,6 @@ async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>) -> Result<R
             let unsent = error.take_message();
             Err(Unanswered { error: error.into_error().into(), unsent })
         }
-    }
-}
-
-/// The host, and its port where it is not the scheme's own.
-fn host(scheme: &Scheme, authority: &Authority) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
-    let own = if *scheme == Scheme::HTTPS { 443 } else { 80 };
-    match authority.port_u16().filter(|port| *port != own) {
-        Some(port) => HeaderValue::from_str(&format!("{}:{port}", authority.host())),
-        None => HeaderValue::from_str(authority.host()),
     }
 }
 

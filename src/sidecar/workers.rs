@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +21,18 @@ const WORKERS: usize = 2;
 /// itself up, by a write to an eventfd and a wait that returns at once, when a timer is set that is due before all others. Without this
 /// one, each time-out of a call that is alone on its worker was.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static NUMBER: usize = {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        THREADS.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// The number of this thread among those that ever asked. There are three that carry calls or what is beside them; tests have more.
+pub fn this_thread() -> usize {
+    NUMBER.with(|number| *number)
+}
 
 /// Threads that end, with all that is still on them, when this is dropped.
 pub struct Workers(Vec<Worker>);

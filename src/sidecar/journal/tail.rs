@@ -1,7 +1,7 @@
 //! The journal's latest lines, in memory.
 //!
 //! Lines are made by the threads that carry calls, and done with on another. An allocator takes memory back best on the thread that it gave
-//! it to, so they get some of it back with each line that they append.
+//! it to, and has one thread wait for another where it is not: so each gets its own back, some with each line that it appends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,30 +9,39 @@ use std::sync::Arc;
 use super::line::reported;
 use super::{Line, Position};
 use crate::channel::message::Reported;
+use crate::sidecar::workers::this_thread;
 
 /// Groups of lines that are kept. A reporter that falls behind further reads the files, which takes it longer than to read these: it should come
 /// to that only when the operator is away.
 const KEPT: usize = 8_192;
-
-/// Groups that are done with and wait to be dropped. Beyond it they are dropped by whoever is done with them.
+/// Groups that are done with and wait for their thread to drop them. Beyond it they are dropped by whoever is done with them.
 const DONE: usize = 4_096;
 /// Of those, how many go with each that is appended: more than one, so that they become fewer.
 const DROPPED: usize = 2;
+/// Threads that are told apart here.
+const THREADS: usize = 4;
 
-/// Lines that belong together, and the position after them. They are shared, so that what is to be reported of them can be found out when
-/// nobody waits for the journal.
-type Group = (Position, Arc<Vec<Line>>);
+/// Lines that belong together. They are shared, so that what is to be reported of them can be found out when nobody waits for the journal.
+type Lines = Arc<Vec<Line>>;
+
+struct Group {
+    /// The position after it.
+    end: Position,
+    /// The thread that made it.
+    thread: usize,
+    lines: Lines,
+}
 
 /// The groups from a position on.
 pub struct Tail {
     from: Position,
     groups: VecDeque<Group>,
-    done: Vec<Group>,
+    done: [Vec<Lines>; THREADS],
 }
 
 /// Lines that follow each other, and the position after them.
 pub struct Latest {
-    groups: Vec<Arc<Vec<Line>>>,
+    groups: Vec<Lines>,
     pub end: Position,
 }
 
@@ -45,51 +54,55 @@ impl Latest {
 
 /// What was done with, to be dropped when nobody waits for it.
 #[must_use = "to be dropped without the journal's lock"]
-pub struct Done(#[allow(dead_code, reason = "it is there to be dropped")] Vec<Group>);
+pub struct Done(#[allow(dead_code, reason = "it is there to be dropped")] Vec<Lines>);
 
 impl Tail {
     /// Of a journal that ends at `end`.
     pub fn new(end: Position) -> Tail {
-        Tail { from: end, groups: VecDeque::new(), done: Vec::new() }
+        Tail { from: end, groups: VecDeque::new(), done: Default::default() }
     }
 
-    /// A group was appended; `end` is the position after it.
+    /// A group was appended by this thread; `end` is the position after it.
     pub fn push(&mut self, end: Position, lines: Vec<Line>) -> Done {
-        let mut done = self.done.split_off(self.done.len().saturating_sub(DROPPED));
+        let thread = this_thread() % THREADS;
+        let own = &mut self.done[thread];
+        let mut done = own.split_off(own.len().saturating_sub(DROPPED));
         if self.groups.len() == KEPT
             && let Some(group) = self.groups.pop_front()
         {
-            self.from = group.0;
-            done.push(group);
+            self.from = group.end;
+            done.push(group.lines);
         }
-        self.groups.push_back((end, Arc::new(lines)));
+        self.groups.push_back(Group { end, thread, lines: Arc::new(lines) });
         Done(done)
     }
 
     /// Nothing before `position` is asked for any more.
     pub fn forget_before(&mut self, position: Position) -> Done {
-        let kept = self.groups.split_off(self.groups.partition_point(|(end, _)| *end <= position));
-        self.done.extend(std::mem::replace(&mut self.groups, kept));
-        if let Some((end, _)) = self.done.last().filter(|(end, _)| *end > self.from) {
-            self.from = *end;
+        let mut too_many = Vec::new();
+        let forgotten = self.groups.partition_point(|group| group.end <= position);
+        for group in self.groups.drain(..forgotten) {
+            self.from = group.end;
+            let own = &mut self.done[group.thread];
+            if own.len() < DONE { own.push(group.lines) } else { too_many.push(group.lines) }
         }
-        Done(self.done.split_off(self.done.len().min(DONE)))
+        Done(too_many)
     }
 
     /// About `limit` lines from `from` on; `None` when these are not here.
     pub fn read(&self, from: Position, limit: usize) -> Option<Latest> {
         let first = match from == self.from {
             true => 0,
-            false => self.groups.binary_search_by_key(&from, |(end, _)| *end).ok()? + 1,
+            false => self.groups.binary_search_by_key(&from, |group| group.end).ok()? + 1,
         };
         let (mut latest, mut lines) = (Latest { groups: Vec::new(), end: from }, 0);
-        for (after, group) in self.groups.range(first..) {
+        for group in self.groups.range(first..) {
             if lines >= limit {
                 break;
             }
-            latest.end = *after;
-            lines += group.iter().filter(|line| line.is_reported()).count();
-            latest.groups.push(Arc::clone(group));
+            latest.end = group.end;
+            lines += group.lines.iter().filter(|line| line.is_reported()).count();
+            latest.groups.push(Arc::clone(&group.lines));
         }
         Some(latest)
     }

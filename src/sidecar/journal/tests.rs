@@ -57,7 +57,7 @@ fn what_is_written_is_read_back_in_order() {
     drop(journal);
     let reopened = Journal::open(directory.path()).unwrap();
     assert_eq!(reopened.read(first.end, 100).unwrap().entries, batch.entries, "from the file as from memory");
-    let (journal, batch) = (reopened, Batch { end: batch.end, entries: vec![] });
+    let (journal, batch) = (reopened, Batch { entries: vec![], ..batch });
     assert!(journal.read(batch.end, 100).unwrap().entries.is_empty());
 }
 

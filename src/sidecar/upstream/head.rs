@@ -9,6 +9,9 @@ use crate::sidecar::http1::fields::{self, is_chunked, keeps_alive, stated_length
 use crate::sidecar::http1::framing::Framing;
 use crate::sidecar::http1::{HEAD_LIMIT, HEADERS};
 
+/// Room in an answer's headers for what a caller is told of its call: model, cost, what is left, and how it was made to fit.
+const ADDED: usize = 5;
+
 /// How a request's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
@@ -18,8 +21,8 @@ pub enum Length {
     Chunked,
 }
 
-/// Appends a request's head to `text`. What delimits its body is said here and nowhere else: headers that claim to are left out.
-pub fn write(parts: &request::Parts, length: Length, text: &mut Vec<u8>) {
+/// Appends the head of a request to `host` to `text`. What delimits its body is said here and nowhere else: headers that claim to are left out.
+pub fn write(parts: &request::Parts, host: &str, length: Length, text: &mut Vec<u8>) {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     text.extend_from_slice(parts.method.as_str().as_bytes());
     text.push(b' ');
@@ -31,8 +34,9 @@ pub fn write(parts: &request::Parts, length: Length, text: &mut Vec<u8>) {
     }
     text.extend_from_slice(path.as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
+    fields::write("host", host.as_bytes(), text);
     for (name, value) in &parts.headers {
-        if !matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
+        if !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION) {
             fields::write(name.as_str(), value.as_bytes(), text);
         }
     }
@@ -109,7 +113,7 @@ fn read_one(bytes: &[u8], method: &Method) -> Result<Option<(Head, bool)>, HeadE
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     // One copy of the head, of which each value is a part.
     let text = Bytes::copy_from_slice(&bytes[..length]);
-    let mut map = HeaderMap::with_capacity(parsed.headers.len());
+    let mut map = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Header)?;
         let begin = field.value.as_ptr() as usize - bytes.as_ptr() as usize;
@@ -145,13 +149,13 @@ mod tests {
 
     fn written(request: Request<()>, length: Length) -> String {
         let mut text = Vec::new();
-        write(&request.into_parts().0, length, &mut text);
+        write(&request.into_parts().0, "h", length, &mut text);
         String::from_utf8(text).unwrap()
     }
 
     #[test]
     fn a_request_says_how_long_it_is_once_and_whatever_its_headers_claim() {
-        let request = |method: Method, uri: &str| Request::builder().method(method).uri(uri).header("host", "h").body(()).unwrap();
+        let request = |method: Method, uri: &str| Request::builder().method(method).uri(uri).header("host", "another").body(()).unwrap();
         let mut claims = request(Method::POST, "/v1/x?y=1");
         for (name, value) in [("content-length", "9"), ("transfer-encoding", "chunked"), ("connection", "close")] {
             claims.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -1,7 +1,7 @@
 //! Connections that wait for the next call.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,19 +9,12 @@ use http::uri::{Authority, Scheme};
 use tokio::time::Instant;
 
 use super::link::Link;
+use crate::sidecar::workers::this_thread;
 
 /// Shorter than servers usually keep idle connections, so that a call is seldom sent on one that is just being closed.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads that carry calls do not wait for each other here, unless there are more of them.
 const SHARDS: usize = 4;
-
-thread_local! {
-    /// The number of this thread among those that spoke to servers.
-    static THREAD: usize = {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        THREADS.fetch_add(1, Ordering::Relaxed)
-    };
-}
 
 /// Where a connection leads, and the thread whose calls it carries: only there is it waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +27,19 @@ pub struct Place {
 impl Place {
     /// For calls of this thread.
     pub fn here(scheme: Scheme, authority: Authority) -> Place {
-        Place { thread: THREAD.with(|thread| *thread), scheme, authority }
+        Place { thread: this_thread(), scheme, authority }
+    }
+
+    /// The host, and its port where it is not the scheme's own.
+    pub fn host(&self) -> Cow<'_, str> {
+        let own = if self.scheme == Scheme::HTTPS { 443 } else { 80 };
+        let (host, port) = (self.authority.host(), self.authority.port_u16().filter(|port| *port != own));
+        match port {
+            None => host.into(),
+            // Nobody is told of a user's name.
+            Some(port) if self.authority.as_str().contains('@') => format!("{host}:{port}").into(),
+            Some(_) => self.authority.as_str().into(),
+        }
     }
 }
 

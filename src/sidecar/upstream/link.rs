@@ -55,12 +55,12 @@ impl Link {
         Link { socket: TokioIo::new(socket) }
     }
 
-    /// Sends a request; ready when the answer's head is there.
+    /// Sends a request to `host`; ready when the answer's head is there.
     ///
     /// # Errors
     /// When it does not come, or cannot be understood.
-    pub async fn send(mut self: Box<Self>, request: Request<UpstreamBody>) -> Result<(Response<()>, Carried), Unanswered> {
-        let mut sending = Some(Sending::new(request));
+    pub async fn send(mut self: Box<Self>, request: Request<UpstreamBody>, host: &str) -> Result<(Response<()>, Carried), Unanswered> {
+        let mut sending = Some(Sending::new(request, host));
         let mut unsent = None;
         let mut not_written = None;
         let mut read = BytesMut::new();

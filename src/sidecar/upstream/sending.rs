@@ -1,5 +1,6 @@
 //! A request on its way into a connection.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,6 +17,8 @@ use crate::sidecar::caller::CallerBody;
 
 /// Room for the head of a call.
 const HEAD: usize = 1 << 10;
+/// Room for a head and a body that go together, which a thread keeps for the next request.
+const KEPT: usize = 4 << 10;
 /// Where a connection takes one buffer at a time, a head and a body that is no longer than this go in one.
 const TOGETHER: usize = 16 << 10;
 /// A body that is no longer than this is copied behind its head: less than what several pieces cost the kernel.
@@ -23,12 +26,36 @@ const SMALL: usize = 2 << 10;
 /// Pieces that are written at once.
 const PIECES: usize = 8;
 
+thread_local! {
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What is written; its room is for the thread's next request when it is done with.
+struct Text(Vec<u8>);
+
+impl Text {
+    fn new() -> Text {
+        let mut text = ROOM.take();
+        text.clear();
+        text.reserve(HEAD);
+        Text(text)
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        if self.0.capacity() <= KEPT {
+            ROOM.set(std::mem::take(&mut self.0));
+        }
+    }
+}
+
 /// A request of which some may be written.
 pub struct Sending {
     parts: request::Parts,
     body: UpstreamBody,
     /// What is being written: the head, or what goes before a chunk; and after it, some of the body.
-    text: Vec<u8>,
+    text: Text,
     text_written: usize,
     data: Pieces,
     rest: Rest,
@@ -47,7 +74,7 @@ enum Rest {
 }
 
 impl Sending {
-    pub fn new(request: Request<UpstreamBody>) -> Sending {
+    pub fn new(request: Request<UpstreamBody>, host: &str) -> Sending {
         let (parts, body) = request.into_parts();
         let (data, rest, length) = match &body {
             UpstreamBody::Whole(body) => (body.clone(), Rest::Nothing, Length::Known(body.remaining() as u64)),
@@ -57,8 +84,8 @@ impl Sending {
                 None => (Pieces::default(), Rest::Chunks { begun: false }, Length::Chunked),
             },
         };
-        let mut text = Vec::with_capacity(HEAD);
-        head::write(&parts, length, &mut text);
+        let mut text = Text::new();
+        head::write(&parts, host, length, &mut text.0);
         Sending { parts, body, text, text_written: 0, data, rest, begun: false }
     }
 
@@ -92,13 +119,13 @@ impl Sending {
 
     fn write<S: AsyncWrite + Unpin>(&mut self, socket: &mut S, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let together = if socket.is_write_vectored() { SMALL } else { TOGETHER };
-        if self.text_written < self.text.len() && self.data.remaining() <= together {
+        if self.text_written < self.text.0.len() && self.data.remaining() <= together {
             while let Some(piece) = self.data.pop() {
-                self.text.extend_from_slice(&piece);
+                self.text.0.extend_from_slice(&piece);
             }
         }
-        while self.text_written < self.text.len() || self.data.has_remaining() {
-            let text = &self.text[self.text_written..];
+        while self.text_written < self.text.0.len() || self.data.has_remaining() {
+            let text = &self.text.0[self.text_written..];
             let mut pieces = [IoSlice::new(text); PIECES];
             let of_data = self.data.chunks_vectored(&mut pieces[usize::from(!text.is_empty())..]);
             let pieces = &pieces[..usize::from(!text.is_empty()) + of_data];
@@ -120,7 +147,7 @@ impl Sending {
 
     /// The next piece of a body that streams through, or its end, is what is written next.
     fn take(&mut self, piece: Option<Bytes>) -> io::Result<()> {
-        self.text.clear();
+        self.text.0.clear();
         self.text_written = 0;
         match (&mut self.rest, piece) {
             (Rest::Nothing, _) => {}
@@ -132,12 +159,12 @@ impl Sending {
             (Rest::Known(_), None) => return Err(broken("is shorter than it was said to be")),
             (Rest::Chunks { begun }, Some(piece)) => {
                 let before = if std::mem::replace(begun, true) { "\r\n" } else { "" };
-                self.text.extend_from_slice(format!("{before}{:x}\r\n", piece.len()).as_bytes());
+                self.text.0.extend_from_slice(format!("{before}{:x}\r\n", piece.len()).as_bytes());
                 self.data = piece.into();
             }
             (Rest::Chunks { begun }, None) => {
                 let end: &[u8] = if *begun { b"\r\n0\r\n\r\n" } else { b"0\r\n\r\n" };
-                self.text.extend_from_slice(end);
+                self.text.0.extend_from_slice(end);
                 self.rest = Rest::Nothing;
             }
         }

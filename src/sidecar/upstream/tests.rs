@@ -103,8 +103,16 @@ async fn it_is_told_whether_anything_was_sent() {
 
 #[test]
 fn the_host_has_a_port_where_it_is_not_the_schemes_own() {
-    for (uri, expected) in [("https://h:443", "h"), ("http://h:443", "h:443"), ("http://h:80", "h"), ("https://[::1]:8443", "[::1]:8443")] {
+    for (uri, expected) in [
+        ("https://h", "h"),
+        ("https://h:443", "h"),
+        ("http://h:443", "h:443"),
+        ("http://h:80", "h"),
+        ("https://[::1]:8443", "[::1]:8443"),
+        ("http://user@h:80", "h"),
+        ("http://user:word@h:81", "h:81"),
+    ] {
         let parts = uri.parse::<Uri>().unwrap().into_parts();
-        assert_eq!(host(&parts.scheme.unwrap(), &parts.authority.unwrap()).unwrap(), expected);
+        assert_eq!(Place::here(parts.scheme.unwrap(), parts.authority.unwrap()).host(), expected);
     }
 }
