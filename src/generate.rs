@@ -1,5 +1,5 @@
-//! Files that are generated from the Rust types: the CRDs, the reference of their fields, and the reference of metrics,
-//! conditions and Events.
+//! Files that are generated: from the Rust types the CRDs, the reference of their fields, and the reference of metrics, conditions and
+//! Events; and the price catalogue as it is embedded.
 
 use std::fmt::Write;
 
@@ -23,10 +23,19 @@ pub fn crds() -> [CustomResourceDefinition; 3] {
 /// Every generated file: its path from the root of the tree, and its text.
 pub fn files() -> Vec<(String, String)> {
     let mut files: Vec<_> = crds().iter().map(|crd| (format!("crds/{}.yaml", crd.spec.names.plural), yaml(crd))).collect();
+    files.push(("src/core/catalogue.json".to_owned(), embedded_prices()));
     files.push(("docs/reference/fields.md".to_owned(), reference()));
     files.push(("docs/reference/metrics.md".to_owned(), metrics()));
     files.push(("docs/reference/conditions.md".to_owned(), conditions()));
     files
+}
+
+/// The embedded catalogue, a model a line.
+fn embedded_prices() -> String {
+    let prices = catalogue::from_yaml(catalogue::SOURCE).expect("the catalogue is a price list: a test reads it");
+    let json = |price| serde_json::to_string(price).expect("a price has string keys only, so it is JSON");
+    let lines: Vec<String> = prices.iter().map(json).collect();
+    format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
 fn yaml(crd: &CustomResourceDefinition) -> String {

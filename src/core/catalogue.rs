@@ -20,10 +20,14 @@ pub enum PriceListError {
     Inexact { model: String, field: &'static str, text: String },
 }
 
-/// List prices as of the release; see the file for their sources.
+/// The list that people read and change.
+pub const SOURCE: &str = include_str!("catalogue.yaml");
+
+/// List prices as of the release; see [`SOURCE`] for where they are from. It is generated as JSON, which a sidecar reads for other reasons too.
 pub fn embedded() -> &'static Catalogue {
     static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| {
-        let prices = from_yaml(include_str!("catalogue.yaml")).expect("the embedded catalogue is valid: a test reads it");
+        let prices: Vec<ModelPrice> =
+            serde_json::from_str(include_str!("catalogue.json")).expect("the embedded catalogue is valid: a test reads it");
         Catalogue::new(prices)
     });
     &EMBEDDED
