@@ -12,9 +12,8 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::head::{self, Head, HeadError};
 use crate::sidecar::body::BodyError;
-use crate::sidecar::http1::buffer::{self, Held};
 use crate::sidecar::http1::framing::{Framing, Malformed};
-use crate::sidecar::http1::{HEAD_LIMIT, fields};
+use crate::sidecar::http1::{HEAD_LIMIT, buffer, fields};
 
 /// Why a request has no whole body.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +93,11 @@ impl Reader {
 
     /// Reads what comes next, behind what is here; true at the end of the connection.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let read = ready!(buffer::read(&mut self.socket, context, Held::Long))?;
-        let is_end = read.is_empty();
-        self.rest = if self.rest.is_empty() { read } else { [&self.rest[..], &read].concat().into() };
-        Poll::Ready(Ok(is_end))
+        let rest = &mut self.rest;
+        buffer::lend(&mut self.socket, context, |read| {
+            *rest = if rest.is_empty() { Bytes::copy_from_slice(read) } else { [rest, read].concat().into() };
+            read.is_empty()
+        })
     }
 
     /// True when nothing has come of the next request yet.
@@ -117,7 +117,7 @@ impl Reader {
             if std::mem::take(&mut self.awaits_word) {
                 self.is_wanted = true;
             }
-            let read = ready!(buffer::read(&mut self.socket, context, Held::Long)).inspect_err(|_| self.is_cut = true)?;
+            let read = ready!(buffer::read(&mut self.socket, context)).inspect_err(|_| self.is_cut = true)?;
             if read.is_empty() {
                 self.is_cut = true;
                 return Poll::Ready(Err(Cut::HungUp));

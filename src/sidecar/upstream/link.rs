@@ -23,7 +23,7 @@ use super::head::{self, Head, HeadError};
 use super::idle::{Idle, Place};
 use super::sending::Sending;
 use crate::sidecar::body::BodyError;
-use crate::sidecar::http1::buffer::{self, Held};
+use crate::sidecar::http1::buffer;
 use crate::sidecar::http1::framing::{Framing, Malformed};
 
 /// Why there is no answer, or not all of it.
@@ -117,7 +117,7 @@ impl Link {
 
     /// What the server sent; nothing when it closed the connection.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        buffer::read(&mut self.socket, context, Held::Briefly)
+        buffer::read(&mut self.socket, context)
     }
 
     /// True when the server has neither closed it nor said anything unasked. Nobody is woken for it from here on.
