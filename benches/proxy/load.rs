@@ -1,4 +1,4 @@
-//! The load: connections that are kept alive, each of which sends its next call when the last one is answered.
+//! The load: connections that are kept alive, each of which sends its next call when the last one is answered, or when it is time for it.
 //!
 //! The client is no more than a benchmark needs, so that the CPU time goes to what is measured.
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Interval;
 
 use super::provider::{API_KEY, Answer, PATH, STAMP, STAMP_DIGITS, TEXT_EVENTS, stamp};
 
@@ -61,6 +62,11 @@ impl Durations {
         Ok(Durations(durations))
     }
 
+    /// In microseconds.
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<Duration>().as_secs_f64() * 1e6 / self.0.len() as f64
+    }
+
     /// In microseconds, what so many of a hundred do not exceed.
     pub fn percentile(&self, percent: usize) -> f64 {
         let index = (self.0.len() * percent).div_ceil(100).clamp(1, self.0.len()) - 1;
@@ -85,6 +91,14 @@ pub struct Sample {
 /// # Errors
 /// When a call is not answered as it should be.
 pub async fn run(to: &Destination, shape: Shape, warm_up: Duration, measured: Duration) -> Result<Sample> {
+    run_at(to, shape, None, warm_up, measured).await
+}
+
+/// The same, with a call each `pace`: the connections take turns.
+///
+/// # Errors
+/// When a call is not answered as it should be.
+pub async fn run_at(to: &Destination, shape: Shape, pace: Option<Duration>, warm_up: Duration, measured: Duration) -> Result<Sample> {
     let request = shape.request(&to.headers);
     let mut connections = Vec::with_capacity(shape.connections);
     for _ in 0..shape.connections {
@@ -92,8 +106,16 @@ pub async fn run(to: &Destination, shape: Shape, warm_up: Duration, measured: Du
     }
     let begin = Instant::now() + warm_up;
     let end = begin + measured;
-    let callers: Vec<_> =
-        connections.into_iter().map(|connection| tokio::spawn(connection.call_until(request.clone(), begin, end))).collect();
+    let callers = connections.into_iter().enumerate().map(|(place, connection)| {
+        let turns = pace.map(|pace| {
+            tokio::time::interval_at(
+                tokio::time::Instant::now() + pace * u32::try_from(place).unwrap_or(0),
+                pace * u32::try_from(shape.connections).unwrap_or(1),
+            )
+        });
+        tokio::spawn(connection.call_until(request.clone(), turns, begin, end))
+    });
+    let callers: Vec<_> = callers.collect();
     let (mut calls, mut latencies, mut first_bytes) = (0, Vec::new(), Vec::new());
     for caller in callers {
         let (warming_up, timings) = caller.await??;
@@ -164,9 +186,18 @@ impl Connection {
 
     /// Calls before `begin`, and the times of those that ended later; the last is the one that was under way at `end`, however
     /// long it took.
-    async fn call_until(mut self, request: Bytes, begin: Instant, end: Instant) -> Result<(usize, Vec<Timing>)> {
+    async fn call_until(
+        mut self,
+        request: Bytes,
+        mut turns: Option<Interval>,
+        begin: Instant,
+        end: Instant,
+    ) -> Result<(usize, Vec<Timing>)> {
         let (mut before, mut timings) = (0, Vec::with_capacity(4096));
         loop {
+            if let Some(turns) = &mut turns {
+                turns.tick().await;
+            }
             let sent = Instant::now();
             let first_byte = self.call(&request).await? - sent;
             let answered = Instant::now();

@@ -4,7 +4,7 @@
 //! does meets all of them; see docs/performance.md for what is measured and how to read it.
 //!
 //! `make bench-proxy ONLY="1024/whole start"` measures only what is named: shapes by a part of their name, and the other tables as
-//! `memory`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
+//! `memory`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
 //! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named.
 
 #[path = "../common/mod.rs"]
@@ -16,6 +16,7 @@ mod peers;
 mod process;
 mod profile;
 mod provider;
+mod rate;
 mod start;
 mod streams;
 mod targets;
@@ -119,6 +120,11 @@ async fn bench(wanted: &Wanted) -> Result<()> {
         let rows = streams::events(&targets).await?;
         common::print("Events, one every 2 ms: from the provider to the caller", &rows);
         common::write("events.json", &rows)?;
+    }
+    if wanted.wants("rate") {
+        let rows = rate::rates(&targets).await?;
+        common::print("At the loads of which agentgateway states its figures", &rows);
+        common::write("rate.json", &rows)?;
     }
     if wanted.wants("start") {
         let rows = start::starts(&targets, provider.address, directory.path()).await?;

@@ -34,7 +34,7 @@ use crate::core::limit::LimitKey;
 
 /// A segment whose lines are more than this is followed by a new one; and they are more than the state that it begins with, so that what is
 /// written for that is a part of what is written for calls, however many are open.
-const SEGMENT_BYTES: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// A number of bytes since the journal began.
 pub type Position = u64;
