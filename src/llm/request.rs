@@ -125,7 +125,7 @@ enum Text {
 /// # Errors
 /// When the body is not JSON of the format's form, or lacks what no provider would do without.
 pub fn parse(addressed: Addressed, body: Bytes) -> Result<Request, RequestError> {
-    let text = std::str::from_utf8(&body).map_err(|e| RequestError::Malformed(format!("it is not UTF-8 from byte {}", e.valid_up_to())))?;
+    let text = utf8(&body).map_err(|e| RequestError::Malformed(format!("it is not UTF-8 from byte {}", e.valid_up_to())))?;
     let mut facts = (format(addressed.protocol).facts)(&addressed, text)?;
     // What goes into a body goes before its first member; where the path names the model, nothing needs to.
     let may_be_empty = addressed.protocol.has_model_in_path();
@@ -282,7 +282,7 @@ impl Request {
             // faster than to look for what has to be mended.
             Text::InBody(range) => {
                 let bytes = &self.body[range.clone()];
-                std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+                utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
             }
             Text::Unescaped(text) => Cow::Borrowed(text.as_str()),
         })
@@ -327,6 +327,11 @@ impl Texts {
             }
         }
     }
+}
+
+/// As the standard library has it, several times as fast for long texts, and more where they are not in English.
+fn utf8(bytes: &[u8]) -> Result<&str, simdutf8::compat::Utf8Error> {
+    simdutf8::basic::from_utf8(bytes).or_else(|_| simdutf8::compat::from_utf8(bytes))
 }
 
 /// Where `part` stands in `whole`, when it is a slice of it.
