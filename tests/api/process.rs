@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::wait::until_blocking;
 
@@ -58,7 +60,15 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free; whoever takes it must cope with somebody being faster.
+/// A port that is free. It is below those that the system gives to connections and to whoever asks for any port, so that nobody takes it until
+/// it is listened on; and each is given to one test.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 9_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Other runs on this machine begin elsewhere.
+    let begin = std::process::id().wrapping_mul(617);
+    let ports = std::iter::repeat_with(|| FIRST + begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    let mut ports = ports.take(COUNT as usize).filter_map(|port| u16::try_from(port).ok());
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port is free")
 }
