@@ -45,17 +45,32 @@ struct Turn {
 
 /// The tables' rows of one shape: each target, and the sidecar's ratios to the other proxies.
 pub async fn compare(targets: &[Target], shape: Shape) -> Result<(Vec<Row>, Vec<Row>)> {
-    let mut all: Vec<Turns> =
-        targets.iter().filter(|target| !target.slow || is_small(shape)).map(|target| Turns { target, turns: Vec::new() }).collect();
-    let count = all.len();
+    let targets: Vec<&Target> = targets.iter().filter(|target| !target.slow || is_small(shape)).collect();
+    let turns = in_turns(&targets, async |target| turn(target, shape).await).await?;
+    let all: Vec<Turns> = targets.into_iter().zip(turns).map(|(target, turns)| Turns { target, turns }).collect();
+    Ok((all.iter().map(|own| row(own, &all, shape)).collect(), ratios(&all, shape)))
+}
+
+/// What each target does in each repetition.
+///
+/// # Errors
+/// Those of a turn.
+pub async fn in_turns<T>(targets: &[&Target], turn: impl AsyncFn(&Target) -> Result<T>) -> Result<Vec<Vec<T>>> {
+    let mut turns: Vec<Vec<T>> = targets.iter().map(|_| Vec::new()).collect();
     for repetition in 0..REPETITIONS {
         // Who comes first changes, because whoever comes after a busy one may find the CPUs warm or throttled.
-        for turn_of in 0..count {
-            let Turns { target, turns } = &mut all[(repetition + turn_of) % count];
-            turns.push(turn(target, shape).await?);
+        for turn_of in 0..targets.len() {
+            let index = (repetition + turn_of) % targets.len();
+            turns[index].push(turn(targets[index]).await?);
         }
     }
-    Ok((all.iter().map(|own| row(own, &all, shape)).collect(), ratios(&all, shape)))
+    Ok(turns)
+}
+
+/// What a proxy adds to what the same takes without one; `None` where there is no proxy.
+pub fn added<T>(target: &Target, own: &[T], none: &[T], figure: impl Fn(&T) -> f64) -> Option<Figure> {
+    let differences = own.iter().zip(none).map(|(own, none)| figure(own) - figure(none));
+    target.process.is_some().then(|| Figure::of(differences))
 }
 
 /// CPU time is that of all calls of the turn, those of the warm-up included.
@@ -69,8 +84,7 @@ async fn turn(target: &Target, shape: Shape) -> Result<Turn> {
 
 fn row(own: &Turns, all: &[Turns], shape: Shape) -> Row {
     let of = |figure: fn(&Turn) -> f64| Figure::of(own.turns.iter().map(figure));
-    let added =
-        |figure: fn(&Turn) -> f64| own.target.process.is_some().then(|| paired(own, &all[0], |own, none| figure(own) - figure(none)));
+    let added = |figure: fn(&Turn) -> f64| added(own.target, &own.turns, &all[0].turns, figure);
     let in_stream = |figure: Option<Figure>| figure.filter(|_| shape.answer == Answer::Stream);
     shaped(Row::default().label("target", own.target.name), shape)
         .figure("rps", of(|turn| turn.sample.rate))

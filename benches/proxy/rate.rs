@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::common::{Figure, Row};
+use super::compare::{added, in_turns};
 use super::load::{self, Sample, Shape};
 use super::provider::Answer;
 use super::targets::Target;
@@ -12,7 +13,6 @@ use super::targets::Target;
 const SHAPE: Shape = Shape { connections: 32, body: 1 << 10, answer: Answer::Whole };
 /// Between two requests, whichever connection they are on.
 const PACE: Duration = Duration::from_millis(1);
-const REPETITIONS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURED: Duration = Duration::from_secs(2);
 
@@ -21,26 +21,17 @@ pub async fn rates(targets: &[Target]) -> Result<Vec<Row>> {
     let targets: Vec<&Target> = targets.iter().filter(|target| !target.slow).collect();
     let mut rows = Vec::new();
     for (load, pace) in [("1,000 requests a second", Some(PACE)), ("as many as possible", None)] {
-        let mut turns: Vec<Vec<Sample>> = targets.iter().map(|_| Vec::new()).collect();
-        for repetition in 0..REPETITIONS {
-            for turn_of in 0..targets.len() {
-                let index = (repetition + turn_of) % targets.len();
-                turns[index].push(load::run_at(&targets[index].to, SHAPE, pace, WARM_UP, MEASURED).await?);
-            }
-        }
+        let turns = in_turns(&targets, async |target| load::run_at(&target.to, SHAPE, pace, WARM_UP, MEASURED).await).await?;
         rows.extend(targets.iter().zip(&turns).map(|(target, own)| {
-            let added = |figure: &dyn Fn(&Sample) -> f64| {
-                let differences = own.iter().zip(&turns[0]).map(|(turn, none)| figure(turn) - figure(none));
-                target.process.is_some().then(|| Figure::of(differences))
-            };
+            let added = |figure: fn(&Sample) -> f64| added(target, own, &turns[0], figure);
             Row::default()
                 .label("target", target.name)
                 .label("load", load)
                 .label("connections", SHAPE.connections)
                 .figure("rps", Figure::of(own.iter().map(|turn| turn.rate)))
-                .figure("added_mean_us", added(&|turn| turn.latency.mean()))
-                .figure("added_p50_us", added(&|turn| turn.latency.percentile(50)))
-                .figure("added_p99_us", added(&|turn| turn.latency.percentile(99)))
+                .figure("added_mean_us", added(|turn| turn.latency.mean()))
+                .figure("added_p50_us", added(|turn| turn.latency.percentile(50)))
+                .figure("added_p99_us", added(|turn| turn.latency.percentile(99)))
         }));
     }
     Ok(rows)

@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::common::{Figure, Row};
+use super::compare::{added, in_turns};
 use super::load::{self, Connection, Delays, Destination, Shape};
 use super::provider::{Answer, EVENTS_BEFORE_HELD, Provider};
 use super::targets::Target;
@@ -16,7 +17,6 @@ use super::{SIDECAR, process};
 const PACED: Shape = Shape { connections: 16, body: 1 << 10, answer: Answer::Paced };
 const HELD: Shape = Shape { connections: 1, body: 1 << 10, answer: Answer::Held };
 const WHOLE: Shape = Shape { connections: 1, body: 1 << 10, answer: Answer::Whole };
-const REPETITIONS: usize = 5;
 const MEASURED: Duration = Duration::from_millis(800);
 /// Streams that are being opened at once.
 const AT_ONCE: usize = 64;
@@ -33,20 +33,10 @@ const OTHER_FILES: u64 = 100;
 /// How long an event takes from the provider to the caller, at a pace that leaves the CPUs idle in between.
 pub async fn events(targets: &[Target]) -> Result<Vec<Row>> {
     let targets: Vec<&Target> = targets.iter().filter(|target| !target.slow).collect();
-    let mut turns: Vec<Vec<Delays>> = targets.iter().map(|_| Vec::new()).collect();
-    for repetition in 0..REPETITIONS {
-        for turn_of in 0..targets.len() {
-            let index = (repetition + turn_of) % targets.len();
-            turns[index].push(load::follow(&targets[index].to, PACED, MEASURED).await?);
-        }
-    }
+    let turns = in_turns(&targets, async |target| load::follow(&target.to, PACED, MEASURED).await).await?;
     let rows = targets.iter().zip(&turns).map(|(target, own)| {
         let of = |figure: &dyn Fn(&Delays) -> f64| Figure::of(own.iter().map(figure));
-        let added = |percent| {
-            let pairs = own.iter().zip(&turns[0]);
-            let differences = pairs.map(|(turn, none)| turn.delay.percentile(percent) - none.delay.percentile(percent));
-            target.process.is_some().then(|| Figure::of(differences))
-        };
+        let added = |percent| added(target, own, &turns[0], |turn: &Delays| turn.delay.percentile(percent));
         Row::default()
             .label("target", target.name)
             .label("streams", PACED.connections)

@@ -80,24 +80,20 @@ const PLACES: usize = 4_096;
 
 /// The words of [`WORDS`], found by their hash.
 struct Words {
-    /// A bit for each place: whether it has a word. Most words of a text are looked for here alone, in a few lines of the processor's cache.
-    taken: [u64; PLACES / BLOCK],
     /// For each place one more than the index of its word, or zero. A word is at the place that [`place`] gives it or at one soon after.
     places: [u16; PLACES],
     words: Vec<(u128, Hint)>,
 }
 
 static TABLE: LazyLock<Words> = LazyLock::new(|| {
-    let mut table = Words { taken: [0; PLACES / BLOCK], places: [0; PLACES], words: Vec::new() };
+    let mut table = Words { places: [0; PLACES], words: Vec::new() };
     for (hint, words) in WORDS {
         for word in words.split(' ').filter(|word| !word.is_empty()) {
             let key = key(word.as_bytes(), 0, word.len()).expect("a word of the table is short");
             table.words.push((key, hint));
             let free = (0..PLACES).map(|step| (place(key) + step) % PLACES).find(|at| table.places[*at] == 0);
             let number = u16::try_from(table.words.len()).expect("some hundred words");
-            let free = free.expect("there are more places than words");
-            table.places[free] = number;
-            table.taken[free / BLOCK] |= 1 << (free % BLOCK);
+            table.places[free.expect("there are more places than words")] = number;
         }
     }
     table
@@ -106,9 +102,6 @@ static TABLE: LazyLock<Words> = LazyLock::new(|| {
 impl Words {
     fn hint(&self, key: u128) -> Option<Hint> {
         let mut at = place(key);
-        if self.taken[at / BLOCK] >> (at % BLOCK) & 1 == 0 {
-            return None;
-        }
         while let Some(index) = usize::from(self.places[at]).checked_sub(1) {
             let (known, hint) = self.words[index];
             if known == key {

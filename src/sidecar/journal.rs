@@ -65,8 +65,6 @@ pub struct Batch {
 /// The journal of one sidecar.
 pub struct Journal {
     inner: Mutex<Inner>,
-    /// A segment that was read, to go on from there, until what is read is in memory again.
-    reader: Mutex<Option<Reader>>,
     written: Notify,
     hurried: Notify,
     acknowledged: watch::Sender<Position>,
@@ -74,6 +72,8 @@ pub struct Journal {
 
 struct Inner {
     segments: Segments,
+    /// A segment that was read, to go on from there, until what is read is in memory again.
+    reader: Option<Reader>,
     /// Calls of the segment that is written which others are likely to be like; the latest first.
     written_out: VecDeque<Arc<OpenedCall>>,
     /// The latest lines, for a reporter that keeps up: it need not read them back.
@@ -99,8 +99,14 @@ impl Journal {
         segments.begin(&state).map_err(JournalError::Write)?;
         let given_back = segments.end();
         Ok(Journal {
-            inner: Mutex::new(Inner { tail: Tail::new(given_back), segments, written_out: VecDeque::new(), state, given_back }),
-            reader: Mutex::default(),
+            inner: Mutex::new(Inner {
+                segments,
+                reader: None,
+                written_out: VecDeque::new(),
+                tail: Tail::new(given_back),
+                state,
+                given_back,
+            }),
             written: Notify::new(),
             hurried: Notify::new(),
             acknowledged: watch::channel(from).0,
@@ -204,9 +210,9 @@ impl Journal {
     /// When a segment cannot be read.
     pub fn read(&self, from: Position, limit: usize) -> Result<Batch, JournalError> {
         // What was found is looked at, and segments are read by their own handles, while calls go on writing.
-        let kept = lock(&self.reader).take();
         let (latest_or_reader, last) = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            let kept = inner.reader.take();
             (inner.tail.read(from, limit).ok_or_else(|| inner.segments.reader(from, kept)), inner.segments.end())
         };
         match latest_or_reader {
@@ -216,7 +222,7 @@ impl Journal {
                 let lines = reader.lines(limit).map_err(JournalError::Read)?;
                 let end = reader.position();
                 let batch = Batch { entries: line::reported(lines.iter()), end, is_all: end == last };
-                *lock(&self.reader) = Some(reader);
+                self.lock().reader = Some(reader);
                 Ok(batch)
             }
         }
@@ -313,13 +319,9 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        // A panic while the lock is held leaves whole lines behind.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// A panic while a lock is held leaves whole lines behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Inner {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
@@ -62,7 +62,6 @@ fn onward(request: Request<CallerBody>, endpoint: &Endpoint, path: &str, count: 
     let path = if path.is_empty() { "/" } else { path };
     parts.uri = endpoint.join(path, parts.uri.query())?;
     remove_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(header::HOST);
     let ours: Vec<HeaderName> = parts.headers.keys().filter(|n| n.as_str().starts_with("x-spend-")).cloned().collect();
     ours.iter().for_each(|name| {
         parts.headers.remove(name);

@@ -96,6 +96,7 @@ impl Upstream {
             };
             let Unanswered { error, unsent } = match way {
                 Way::Own(link) => {
+                    // The answer takes the place along, of which the host is a part.
                     let sent = link.send(request, &place.host()).await;
                     match sent {
                         Ok((head, carried)) => return Ok(head.map(|()| Answer::own(carried, Arc::clone(&self.idle), place))),
@@ -150,6 +151,7 @@ impl Upstream {
 /// Sends a request on a connection that others use too. HTTP/2 wants the host in the URI, and knows no header of it.
 async fn send_shared(lane: Lane, mut request: Request<UpstreamBody>, host: &str) -> Result<Response<Answer>, Unanswered> {
     let Lane { mut sender, place_taken } = lane;
+    request.headers_mut().remove(header::HOST);
     if let Ok(authority) = Authority::try_from(host) {
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         (parts.scheme, parts.authority) = (Some(Scheme::HTTPS), Some(authority));
