@@ -11,7 +11,7 @@ use spendkeeper::llm::transcript::{Answered, Asked};
 use spendkeeper::llm::translate::{self, AnswerId};
 use spendkeeper::llm::{Addressed, Framing, Request, Rewrite, StreamMeter, parse, usage_of_body};
 use spendkeeper::sidecar::caller;
-use spendkeeper::sidecar::http1::framing::Framing as BodyFraming;
+use spendkeeper::sidecar::http1::framing::{Compacted, Framing as BodyFraming};
 use spendkeeper::sidecar::http1::{HEAD_LIMIT, fields};
 use spendkeeper::sidecar::upstream::head;
 
@@ -120,17 +120,25 @@ fn http_request(input: &[u8]) {
 }
 
 fn framed(framing: BodyFraming, sent: &[u8]) {
-    let whole = body(framing.clone(), sent.chunks(sent.len().max(1)));
-    let bytewise = body(framing, sent.chunks(1));
+    let whole = body(framing.clone(), sent.chunks(sent.len().max(1)), false);
+    let bytewise = body(framing.clone(), sent.chunks(1), false);
     assert_eq!(whole, bytewise, "the body depends on how it is cut");
+    let compacted = body(framing, sent.chunks(7), true);
+    assert_eq!(whole, compacted, "the body depends on how it is read");
     assert!(whole.is_none_or(|(body, _)| body.len() <= sent.len()), "the body is longer than what was read");
 }
 
 /// A body, and whether that is all of it.
-fn body<'a>(mut framing: BodyFraming, reads: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, bool)> {
+fn body<'a>(mut framing: BodyFraming, reads: impl Iterator<Item = &'a [u8]>, compacts: bool) -> Option<(Vec<u8>, bool)> {
     let mut body = Vec::new();
     for read in reads {
-        let mut read = Bytes::copy_from_slice(read);
+        let mut read = read.to_vec();
+        if compacts {
+            let Compacted { body: length, seen } = framing.compact(&mut read);
+            body.extend_from_slice(&read[..length]);
+            read.drain(..seen);
+        }
+        let mut read = Bytes::from(read);
         while let Some(piece) = framing.take(&mut read).ok()? {
             body.extend_from_slice(&piece);
         }

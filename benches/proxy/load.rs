@@ -29,14 +29,19 @@ impl Shape {
         format!("{}/{}/{}", self.body, self.answer.name(), self.connections)
     }
 
-    /// The request, head and body; `headers` are whole lines that the target wants besides.
-    pub fn request(&self, headers: &str) -> Bytes {
+    /// A request's body.
+    pub fn body(&self) -> String {
         let members = self.answer.members();
         let head = format!(r#"{{{members}"model":"bench-model","max_completion_tokens":256,"messages":[{{"role":"user","content":""#);
         let tail = "\"}]}";
         let prose = "The train was late again, and nobody on the platform knew why it had been. ";
         let text: String = prose.chars().cycle().take(self.body.saturating_sub(head.len() + tail.len())).collect();
-        let body = format!("{head}{text}{tail}");
+        format!("{head}{text}{tail}")
+    }
+
+    /// The request, head and body; `headers` are whole lines that the target wants besides.
+    pub fn request(&self, headers: &str) -> Bytes {
+        let body = self.body();
         Bytes::from(format!(
             "POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer {API_KEY}\r\n\
              user-agent: bench\r\naccept: */*\r\n{headers}content-length: {}\r\n\r\n{body}",

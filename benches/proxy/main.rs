@@ -5,7 +5,8 @@
 //!
 //! `make bench-proxy ONLY="1024/whole start"` measures only what is named: shapes by a part of their name, and the other tables as
 //! `memory`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
-//! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named.
+//! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named; `--train`
+//! only puts every load on a sidecar that counts what it does.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -17,9 +18,11 @@ mod process;
 mod profile;
 mod provider;
 mod rate;
+mod secured;
 mod start;
 mod streams;
 mod targets;
+mod training;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -29,7 +32,7 @@ use anyhow::{Result, ensure};
 use common::Row;
 use load::Shape;
 use provider::{Answer, EVENTS, Provider};
-use targets::Target;
+use targets::{Endpoint, Target};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The sidecar as it is released, where SPENDKEEPER_BENCH_SIDECAR says; else the one that cargo builds before it runs this benchmark.
@@ -55,25 +58,45 @@ fn main() -> Result<()> {
         let wanted = Wanted::from_arguments(std::env::args().skip(1));
         // Whichever way this ends, processes and directories go as their owners are dropped.
         tokio::select! {
-            result = async { if wanted.profile { profile::record(&wanted).await } else { bench(&wanted).await } } => result,
+            result = run(&wanted) => result,
             _ = interrupt.recv() => anyhow::bail!("interrupted"),
             _ = terminate.recv() => anyhow::bail!("terminated"),
         }
     })
 }
 
+async fn run(wanted: &Wanted) -> Result<()> {
+    match wanted.task {
+        Task::Compare => bench(wanted).await,
+        Task::Profile => profile::record(wanted).await,
+        Task::Train => training::train().await,
+    }
+}
+
 /// What the command line asks for.
 struct Wanted {
     /// Parts of names; none means everything.
     names: Vec<String>,
-    profile: bool,
+    task: Task,
+}
+
+enum Task {
+    Compare,
+    Profile,
+    Train,
 }
 
 impl Wanted {
     fn from_arguments(arguments: impl Iterator<Item = String>) -> Wanted {
         // Cargo adds flags of its own.
         let (flags, names): (Vec<String>, Vec<String>) = arguments.partition(|argument| argument.starts_with('-'));
-        Wanted { names, profile: flags.iter().any(|flag| flag == "--profile") }
+        let has = |name| flags.iter().any(|flag| flag == name);
+        let task = match (has("--profile"), has("--train")) {
+            (true, _) => Task::Profile,
+            (false, true) => Task::Train,
+            (false, false) => Task::Compare,
+        };
+        Wanted { names, task }
     }
 
     /// A name is a path, of which one part or several in a row may be named.
@@ -151,13 +174,14 @@ async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>>
     if let Some(program) = peers::envoy() {
         targets.push(Target::envoy(&program, address, directory).await?);
     }
-    targets.push(Target::sidecar("sidecar", &SIDECAR, address, directory).await?);
+    let endpoint = Endpoint::plain(address);
+    targets.push(Target::sidecar("sidecar", &SIDECAR, &endpoint, directory).await?);
     match LAPTOP.exists() {
-        true => targets.push(Target::alone(&LAPTOP, address, directory).await?),
+        true => targets.push(Target::alone(&LAPTOP, &endpoint, directory).await?),
         false => println!("alone is left out: {} is missing", LAPTOP.display()),
     }
     if let Some(program) = baseline() {
-        targets.push(Target::sidecar("baseline", &program, address, directory).await?);
+        targets.push(Target::sidecar("baseline", &program, &endpoint, directory).await?);
     }
     for target in &targets {
         check(target).await?;
@@ -210,7 +234,7 @@ async fn memory_of_fresh(targets: &[Target], provider: &Provider, directory: &Pa
     if let Some(program) = peers::envoy() {
         rows.extend(streams::memory(&Target::envoy(&program, address, &directory).await?, provider).await?);
     }
-    rows.extend(streams::memory(&Target::sidecar("sidecar", &SIDECAR, address, &directory).await?, provider).await?);
+    rows.extend(streams::memory(&Target::sidecar("sidecar", &SIDECAR, &Endpoint::plain(address), &directory).await?, provider).await?);
     for target in targets.iter().filter(|target| target.slow) {
         rows.push(streams::memory_row(target, "idle, warmed up")?);
     }

@@ -4,7 +4,6 @@
 //! What the operator does with them is not the sidecar's work, and in a cluster not on its node: here they are taken from the wire and counted.
 //! `make bench-ledger` measures the rest.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -20,16 +19,17 @@ use spendkeeper::core::dimensions::Dimension;
 use spendkeeper::ledger::Decision;
 use spendkeeper::sidecar::file;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+use super::secured::Secured;
 
 /// As the operator's default.
 const LEASE_LIFE_MS: i64 = 60_000;
 
 /// An operator on a thread of its own, until the process ends.
 pub struct Operator {
-    pub address: SocketAddr,
+    pub server: Secured,
     /// With which the sidecar proves itself; nobody checks it here.
     pub token: PathBuf,
     settled: watch::Receiver<usize>,
@@ -53,12 +53,13 @@ impl Operator {
             Pushed { policy: Some(loaded.policy), credentials: loaded.credentials, recall: Vec::new(), operator_version: "bench".into() };
         let token = policy.with_file_name("token");
         std::fs::write(&token, "of the pod")?;
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let (address, (tell, settled)) = (listener.local_addr()?, watch::channel(0));
+        let (tell, settled) = watch::channel(0);
         let channel = Channel { push: Push::from(&pushed), settled: tell };
-        std::thread::Builder::new().name("operator".into()).spawn(move || serve(listener, channel))?;
-        Ok(Operator { address, token, settled })
+        let server = Secured::start("operator", b"h2", |listener| async {
+            let server = Server::builder().add_service(ControlServer::new(channel));
+            server.serve_with_incoming(listener.into_stream()).await.context("the operator's channel")
+        })?;
+        Ok(Operator { server, token, settled })
     }
 
     /// Waits until the ends of so many calls were reported.
@@ -66,15 +67,6 @@ impl Operator {
         self.settled.clone().wait_for(|settled| *settled >= calls).await?;
         Ok(())
     }
-}
-
-fn serve(listener: std::net::TcpListener, channel: Channel) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let connections = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
-        let server = Server::builder().tcp_nodelay(true).add_service(ControlServer::new(channel));
-        server.serve_with_incoming(connections).await.context("the operator's channel")
-    })
 }
 
 #[tonic::async_trait]

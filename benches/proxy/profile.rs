@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::provider::Provider;
-use super::targets::Target;
+use super::targets::{Endpoint, Target};
 use super::{SIDECAR, Wanted, baseline, common, load};
 
 /// Adds a recording up.
@@ -23,7 +23,8 @@ pub async fn record(wanted: &Wanted) -> Result<()> {
     let provider = Provider::start()?;
     let program = baseline().unwrap_or_else(|| SIDECAR.clone());
     for shape in wanted.shapes() {
-        let sidecar = Target::sidecar("sidecar", &program, provider.address, &directory.path().join(shape.name())).await?;
+        let sidecar =
+            Target::sidecar("sidecar", &program, &Endpoint::plain(provider.address), &directory.path().join(shape.name())).await?;
         let id = sidecar.process.as_ref().context("a sidecar is a process")?.id();
         load::run(&sidecar.to, shape, WARM_UP, WARM_UP).await?;
         let file = common::directory()?.join(shape.name().replace('/', "-")).with_extension("perf");

@@ -4,16 +4,28 @@
 //! each event is one write: a provider whose model hands over one token after another sends them so, and a proxy has to decide
 //! at each whether to pass it on or to wait for more.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use spendkeeper::sidecar::http1::framing::Framing;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use super::secured::Secured;
 
 /// Where completions are.
 pub const PATH: &str = "/v1/chat/completions";
@@ -91,18 +103,17 @@ pub fn stamp() -> u64 {
 #[derive(Clone)]
 pub struct Provider {
     pub address: SocketAddr,
-    /// How often held answers were let go.
-    released: watch::Sender<usize>,
+    answers: Arc<Answers>,
 }
 
 impl Provider {
     pub fn start() -> Result<Provider> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
-        let provider = Provider { address: listener.local_addr()?, released: watch::channel(0).0 };
+        let answers = Arc::new(Answers { whole: whole(), events: events(), released: watch::channel(0).0 });
+        let provider = Provider { address: listener.local_addr()?, answers: Arc::clone(&answers) };
         LazyLock::force(&EPOCH);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answers = Arc::new(Answers { whole: whole(), events: events(), released: provider.released.clone() });
         let serving = move || runtime.block_on(serve(listener, answers));
         std::thread::Builder::new().name("provider".to_owned()).spawn(serving)?;
         Ok(provider)
@@ -110,7 +121,25 @@ impl Provider {
 
     /// Lets the answers that are held now come to their end.
     pub fn release(&self) {
-        self.released.send_modify(|times| *times += 1);
+        self.answers.released.send_modify(|times| *times += 1);
+    }
+
+    /// The same behind TLS, over `protocol` (ALPN).
+    pub fn secured(&self, protocol: &'static [u8]) -> Result<Secured> {
+        let answers = Arc::clone(&self.answers);
+        Secured::start("secured", protocol, move |listener| async move {
+            let mut connections = std::pin::pin!(listener.into_stream());
+            while let Some(stream) = connections.next().await.transpose()? {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move {
+                    match protocol {
+                        b"h2" => answers.converse_http2(stream).await,
+                        _ => answers.converse(stream).await,
+                    }
+                });
+            }
+            Ok(())
+        })
     }
 }
 
@@ -135,7 +164,7 @@ async fn serve(listener: std::net::TcpListener, answers: Arc<Answers>) -> Result
 }
 
 impl Answers {
-    async fn converse(&self, mut stream: TcpStream) -> Result<()> {
+    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
         let mut received = Vec::with_capacity(4 << 10);
         while let Some(body) = read_request(&mut stream, &mut received).await? {
             let (asked_for, end) = (Answer::asked_for(&received[body.clone()]), body.end);
@@ -151,24 +180,55 @@ impl Answers {
                 Answer::Paced => self.paced(&mut stream).await?,
                 Answer::Held => self.held(&mut stream).await?,
             }
+            // TLS keeps what it cannot write at once.
+            stream.flush().await?;
         }
         Ok(())
     }
 
-    async fn paced(&self, stream: &mut TcpStream) -> Result<()> {
+    /// The same over HTTP/2, but for answers that are held.
+    async fn converse_http2(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<()> {
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let answers = Arc::clone(&self);
+            async move {
+                let asked = Answer::asked_for(&request.into_body().collect().await?.to_bytes());
+                let (kind, count) = if asked == Answer::Whole { ("application/json", 1) } else { ("text/event-stream", EVENTS) };
+                let pieces = futures::stream::iter(0..count).then(move |number| {
+                    let answers = Arc::clone(&answers);
+                    async move {
+                        match asked {
+                            Answer::Paced => tokio::time::sleep(PACE).await,
+                            // So that each goes by itself.
+                            _ => tokio::task::yield_now().await,
+                        }
+                        let piece = if asked == Answer::Whole { body_of(&answers.whole) } else { data_of(&answers.event(asked, number)) };
+                        Ok::<_, hyper::Error>(Frame::data(piece))
+                    }
+                });
+                Response::builder().header(header::CONTENT_TYPE, kind).body(StreamBody::new(Box::pin(pieces))).map_err(anyhow::Error::from)
+            }
+        });
+        Ok(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await?)
+    }
+
+    async fn paced(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         stream.write_all(STREAM_HEAD).await?;
         for number in 0..EVENTS {
             tokio::time::sleep(PACE).await;
-            if number < TEXT_EVENTS {
-                stream.write_all(&text_event(&format!("t{:0STAMP_DIGITS$}", stamp()))).await?;
-            } else {
-                stream.write_all(&self.events[number]).await?;
-            }
+            stream.write_all(&self.event(Answer::Paced, number)).await?;
         }
         Ok(())
     }
 
-    async fn held(&self, stream: &mut TcpStream) -> Result<()> {
+    /// An event, as it is when it is sent now.
+    fn event(&self, asked: Answer, number: usize) -> Cow<'_, [u8]> {
+        match asked {
+            Answer::Paced if number < TEXT_EVENTS => text_event(&format!("t{:0STAMP_DIGITS$}", stamp())).into(),
+            _ => (&self.events[number]).into(),
+        }
+    }
+
+    async fn held(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         let mut released = self.released.subscribe();
         let before = *released.borrow_and_update();
         stream.write_all(STREAM_HEAD).await?;
@@ -184,7 +244,7 @@ impl Answers {
 }
 
 /// Where the body of the next request is in `received`; `None` when there is no further request.
-async fn read_request(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Option<Range<usize>>> {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin), received: &mut Vec<u8>) -> Result<Option<Range<usize>>> {
     let head = loop {
         if let Some(at) = memmem::find(received, b"\r\n\r\n") {
             break at + 4;
@@ -234,6 +294,19 @@ fn event(choices: &str, usage: &str) -> Vec<u8> {
         "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench-model\",\
          \"system_fingerprint\":\"fp_1\",\"choices\":{choices},\"usage\":{usage}}}\n\n"
     ))
+}
+
+/// What follows an answer's head.
+fn body_of(answer: &[u8]) -> Bytes {
+    let body = memmem::find(answer, b"\r\n\r\n").map_or(answer, |head| &answer[head + 4..]);
+    Bytes::copy_from_slice(body)
+}
+
+/// What is in a chunk.
+fn data_of(chunk: &[u8]) -> Bytes {
+    let mut chunk = Bytes::copy_from_slice(chunk);
+    let data = Framing::chunked().take(&mut chunk);
+    data.ok().flatten().unwrap_or_default()
 }
 
 fn chunk(data: &str) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::common::{Figure, Row};
-use super::targets::Target;
+use super::targets::{Endpoint, Target};
 use super::{SIDECAR, peers};
 
 const STARTS: usize = 10;
@@ -23,7 +23,7 @@ pub async fn starts(targets: &[Target], provider: std::net::SocketAddr, director
             let again = match target.name {
                 "nginx" => Target::nginx(provider, &own).await?,
                 "envoy" => Target::envoy(&peers::envoy().context("Envoy is gone")?, provider, &own).await?,
-                "sidecar" => Target::sidecar("sidecar", &SIDECAR, provider, &own).await?,
+                "sidecar" => Target::sidecar("sidecar", &SIDECAR, &Endpoint::plain(provider), &own).await?,
                 _ => break,
             };
             times.extend(again.process.as_ref().map(|process| process.start.as_secs_f64() * 1e3));

@@ -11,10 +11,10 @@ use super::common::{Figure, Row};
 use super::compare::{added, in_turns};
 use super::load::{self, Connection, Delays, Destination, Shape};
 use super::provider::{Answer, EVENTS_BEFORE_HELD, Provider};
-use super::targets::Target;
+use super::targets::{Endpoint, Target};
 use super::{SIDECAR, process};
 
-const PACED: Shape = Shape { connections: 16, body: 1 << 10, answer: Answer::Paced };
+pub const PACED: Shape = Shape { connections: 16, body: 1 << 10, answer: Answer::Paced };
 const HELD: Shape = Shape { connections: 1, body: 1 << 10, answer: Answer::Held };
 const WHOLE: Shape = Shape { connections: 1, body: 1 << 10, answer: Answer::Whole };
 const MEASURED: Duration = Duration::from_millis(800);
@@ -70,7 +70,7 @@ pub fn memory_row(target: &Target, when: &str) -> Result<Row> {
 pub async fn many(provider: &Provider, directory: &Path) -> Result<Row> {
     let files = allow_files();
     let count = MANY.min(usize::try_from(files.saturating_sub(OTHER_FILES) / 2)?);
-    let sidecar = Target::sidecar("many-streams", &SIDECAR, provider.address, directory).await?;
+    let sidecar = Target::sidecar("many-streams", &SIDECAR, &Endpoint::plain(provider.address), directory).await?;
     let resident = |target: &Target| target.process.as_ref().map_or(Ok(0), process::Process::resident_kib);
     tokio::time::sleep(IDLE).await;
     let idle = resident(&sidecar)?;

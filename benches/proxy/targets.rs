@@ -12,12 +12,32 @@ use spendkeeper::core::dimensions::Dimension;
 use super::load::Destination;
 use super::operator::Operator;
 use super::process::{Process, Started};
+use super::secured::Secured;
 
 /// Where Debian's nginx-light puts it; elsewhere it is looked for in PATH.
 const NGINX: &str = "/usr/sbin/nginx";
 /// What the provider's backend is given in place of the caller's key.
 const CREDENTIAL: &str = "sk-of-the-provider";
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where a provider is for the sidecar.
+pub struct Endpoint {
+    url: String,
+    /// Who vouches for it, PEM.
+    ca: Option<String>,
+}
+
+impl Endpoint {
+    pub fn plain(address: SocketAddr) -> Endpoint {
+        Endpoint { url: format!("http://{address}"), ca: None }
+    }
+}
+
+impl From<Secured> for Endpoint {
+    fn from(server: Secured) -> Endpoint {
+        Endpoint { url: server.url(), ca: Some(server.ca) }
+    }
+}
 
 /// A way to the provider.
 pub struct Target {
@@ -67,18 +87,21 @@ impl Target {
 
     /// The sidecar with everything on, as in a pod: each call gets its dimensions, is classified, reserved in two budgets, journalled,
     /// metered, settled, and reported to the operator.
-    pub async fn sidecar(name: &'static str, program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
+    pub async fn sidecar(name: &'static str, program: &Path, provider: &Endpoint, directory: &Path) -> Result<Target> {
         let directory = directory.join(name);
         let operator = Operator::start(&policy(provider, &directory)?, CREDENTIAL, dimensions())?;
         let mut command = Command::new(program);
-        command.arg("--operator").arg(format!("http://{}", operator.address)).arg("--token-file").arg(&operator.token);
+        command.arg("--operator").arg(operator.server.url()).arg("--ca").arg(&operator.server.ca).arg("--token-file").arg(&operator.token);
+        if let Some(ca) = &provider.ca {
+            command.arg("--upstream-ca").arg(ca);
+        }
         let mut target = Target::running(name, &mut command, &directory).await?;
         target.operator = Some(operator);
         Ok(target)
     }
 
     /// The same sidecar without an operator, as on a laptop: the ledger, with its database, is in its own process.
-    pub async fn alone(program: &Path, provider: SocketAddr, directory: &Path) -> Result<Target> {
+    pub async fn alone(program: &Path, provider: &Endpoint, directory: &Path) -> Result<Target> {
         let directory = directory.join("alone");
         let mut command = Command::new(program);
         command.arg("--config").arg(policy(provider, &directory)?);
@@ -184,7 +207,7 @@ fn dimensions() -> [(Dimension, &'static str); 2] {
 }
 
 /// A file with a budget for all and one for a team, and a route with a choice of models.
-fn policy(provider: SocketAddr, directory: &Path) -> Result<PathBuf> {
+fn policy(provider: &Endpoint, directory: &Path) -> Result<PathBuf> {
     let text = format!(
         "apiVersion: spendkeeper.dev/v1alpha1
 kind: AIBudget
@@ -208,13 +231,14 @@ spec:
   backends:
     - name: provider
       provider: OpenAI
-      endpoint: http://{provider}
+      endpoint: {provider}
       credentials: {{name: bench, key: api-key}}
       models:
         - {{name: bench-model, tier: standard, contextWindow: 200000, maxOutput: 16384, price: {{input: \"0.25\", output: \"2\"}}}}
         - {{name: bench-model-large, tier: frontier, contextWindow: 200000, maxOutput: 16384, price: {{input: \"1.25\", output: \"10\"}}}}
   aliases: [{{name: auto, maxTier: frontier}}]
-"
+",
+        provider = provider.url
     );
     std::fs::create_dir_all(directory)?;
     let file = directory.join("policy.yaml");

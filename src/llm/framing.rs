@@ -1,9 +1,12 @@
 //! How the events of a streamed answer are cut out of network chunks that may end anywhere.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::bedrock::eventstream;
-use super::sse::{self, EndsBy, Splitter};
+use super::split::{EndsBy, Splitter, Visible};
+use super::sse;
 
 /// How a streamed answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,15 @@ impl Framing {
             _ => None,
         }
     }
+
+    /// The JSON that an event carries; `None` where it carries none, or its checksum is wrong.
+    pub fn payload(self, event: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Framing::ServerSentEvents => sse::data(event),
+            Framing::Lines | Framing::JsonArray => Some(event.into()),
+            Framing::AmazonEvents => eventstream::payload(event).map(Into::into),
+        }
+    }
 }
 
 /// Cuts a stream into events.
@@ -51,12 +63,28 @@ impl Cutter {
         Cutter { framing, events, elements: Default::default() }
     }
 
-    /// The events that `chunk` completes, in order, each as it was on the wire; they share the chunk's memory where they can.
-    pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
-        match self.framing {
-            Framing::JsonArray => self.elements.push(chunk),
-            _ => self.events.push(chunk),
+    /// Shows the JSON of the events that `chunk` completes to `look`, in order, and returns what it says is visible of them. An event
+    /// whose JSON is not one piece of it is visible as a whole, or not at all; an array's elements are all visible, with what is between them.
+    pub fn push(&mut self, chunk: &Bytes, mut look: impl FnMut(&[u8]) -> Visible) -> Bytes {
+        let framing = self.framing;
+        if framing == Framing::JsonArray {
+            self.elements.push(chunk).iter().for_each(|element| _ = look(element));
+            return chunk.clone();
         }
+        self.events.push(chunk, |event| match framing.payload(event) {
+            None => Visible::All,
+            Some(Cow::Borrowed(payload)) => match look(payload) {
+                Visible::Without(hidden) => {
+                    let begin = payload.as_ptr().addr() - event.as_ptr().addr();
+                    Visible::Without(begin + hidden.start..begin + hidden.end)
+                }
+                visible => visible,
+            },
+            Some(Cow::Owned(payload)) => match look(&payload) {
+                Visible::Nothing => Visible::Nothing,
+                _ => Visible::All,
+            },
+        })
     }
 
     /// True when an event was too long to be read; from there on nothing is cut.
@@ -67,14 +95,5 @@ impl Cutter {
     /// What is left of a stream that ended within an event.
     pub fn take_rest(&mut self) -> Bytes {
         self.events.take_rest()
-    }
-
-    /// The JSON that an event carries; `None` where it carries none, or its checksum is wrong.
-    pub fn payload<'a>(&self, event: &'a [u8]) -> Option<std::borrow::Cow<'a, [u8]>> {
-        match self.framing {
-            Framing::ServerSentEvents => sse::data(event),
-            Framing::Lines | Framing::JsonArray => Some(event.into()),
-            Framing::AmazonEvents => eventstream::payload(event).map(Into::into),
-        }
     }
 }

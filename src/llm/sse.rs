@@ -1,82 +1,13 @@
-//! Events out of network chunks that may end anywhere; what ends one is up to the framing. Server-sent events themselves.
+//! Server-sent events (HTML Standard, section 9.2.6), as far as providers make use of them: where one ends, and its data.
 
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
 
-/// An event longer than this is passed on unread. The last event of a streamed response repeats the whole answer, images included.
-const MAX_EVENT_BYTES: usize = 16 << 20;
-
-/// Finds the end of the first event in some bytes.
-pub type End = fn(&[u8]) -> Option<usize>;
-
-/// What has to be looked at to find an event's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndsBy {
-    /// The event's beginning, which says how long it is.
-    Length,
-    /// So many bytes at most, wherever they stand.
-    Mark(usize),
-}
-
-/// Cuts a stream into events, each with what ends it.
-#[derive(Debug)]
-pub struct Splitter {
-    end: End,
-    by: EndsBy,
-    /// The beginning of an event whose end has not arrived.
-    begun: BytesMut,
-    /// Set once an event was too long: from there on nothing is cut any more.
-    overflowed: bool,
-}
-
-impl Splitter {
-    pub fn new(end: End, by: EndsBy) -> Splitter {
-        Splitter { end, by, begun: BytesMut::new(), overflowed: false }
-    }
-
-    /// The events that `chunk` completes, in order. They share the chunk's memory where they lie in it whole.
-    ///
-    /// What has begun is neither copied nor searched again, so that a long event takes no longer for coming in many chunks.
-    pub fn push(&mut self, chunk: &Bytes) -> Vec<Bytes> {
-        if self.overflowed {
-            return Vec::new();
-        }
-        let mut rest = chunk.clone();
-        if !self.begun.is_empty() {
-            let unsearched = match self.by {
-                EndsBy::Length => 0,
-                EndsBy::Mark(bytes) => self.begun.len().saturating_sub(bytes - 1),
-            };
-            self.begun.extend_from_slice(chunk);
-            if (self.end)(&self.begun[unsearched..]).is_none() {
-                self.overflowed = self.begun.len() > MAX_EVENT_BYTES;
-                return Vec::new();
-            }
-            rest = self.begun.split().freeze();
-        }
-        let mut events = Vec::new();
-        while let Some(end) = (self.end)(&rest) {
-            events.push(rest.split_to(end));
-        }
-        self.overflowed = rest.len() > MAX_EVENT_BYTES;
-        self.begun.extend_from_slice(&rest);
-        events
-    }
-
-    /// True when an event was too long to be read.
-    pub fn overflowed(&self) -> bool {
-        self.overflowed
-    }
-
-    /// What is left of a stream that ended within an event, or of an event that was too long.
-    pub fn take_rest(&mut self) -> Bytes {
-        self.begun.split().freeze()
-    }
-}
+use memchr::memchr;
 
 /// Where the first event ends: after an empty line, with either line ending.
 pub fn end_of_event(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
-    while let Some(found) = memchr::memchr(b'\n', &bytes[from..]) {
+    while let Some(found) = memchr(b'\n', &bytes[from..]) {
         let next = from + found + 1;
         match bytes.get(next..) {
             Some([b'\n', ..]) => return Some(next + 1),
@@ -89,25 +20,52 @@ pub fn end_of_event(bytes: &[u8]) -> Option<usize> {
 
 /// Where the first line ends.
 pub fn end_of_line(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr(b'\n', bytes).map(|at| at + 1)
+    memchr(b'\n', bytes).map(|at| at + 1)
 }
 
 /// The payload of an event's `data:` lines; those of several lines are rare and are joined by a newline.
-pub fn data(event: &[u8]) -> Option<std::borrow::Cow<'_, [u8]>> {
-    let mut payload: Option<std::borrow::Cow<'_, [u8]>> = None;
-    for line in event.split(|b| *b == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let mut payload: Option<Cow<'_, [u8]>> = None;
+    let mut rest = event;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(end_of_line(rest).unwrap_or(rest.len()));
+        rest = after;
         let Some(value) = line.strip_prefix(b"data:") else { continue };
+        let value = value.strip_suffix(b"\n").unwrap_or(value);
+        let value = value.strip_suffix(b"\r").unwrap_or(value);
         let value = value.strip_prefix(b" ").unwrap_or(value);
         payload = Some(match payload {
-            None => std::borrow::Cow::Borrowed(value),
+            None => Cow::Borrowed(value),
             Some(first) => {
                 let mut joined = first.into_owned();
                 joined.push(b'\n');
                 joined.extend_from_slice(value);
-                std::borrow::Cow::Owned(joined)
+                Cow::Owned(joined)
             }
         });
     }
     payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_what_the_lines_of_that_name_say() {
+        for (event, expected) in [
+            ("data: {}\n\n", Some("{}")),
+            ("data:{}\r\n\r\n", Some("{}")),
+            ("data:  {}", Some(" {}")),
+            ("data:\n\n", Some("")),
+            ("event: delta\nid: 1\ndata: {}\n\n", Some("{}")),
+            ("data: [1,\r\nid: 1\r\ndata: 2]\r\n\r\n", Some("[1,\n2]")),
+            (": comment\n\n", None),
+            ("event: ping\n\n", None),
+            ("\n", None),
+            ("", None),
+        ] {
+            assert_eq!(data(event.as_bytes()).as_deref(), expected.map(str::as_bytes), "{event:?}");
+        }
+    }
 }

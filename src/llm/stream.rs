@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::format::format;
 use super::framing::{Cutter, Framing};
-use super::openai::stream::without_null_usage;
+use super::split::Visible;
 use super::transcript::Answered;
 use super::translate::StreamTranslator;
 use super::usage::ReportedUsage;
@@ -15,8 +15,14 @@ use crate::core::usage::Usage;
 
 /// Reads the events of a stream, in order.
 pub trait EventReader: Send {
-    /// Reads an event's JSON. True when a caller that did not ask for usage must not see the event.
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool;
+    /// Reads an event's JSON.
+    fn read(&mut self, payload: &[u8], tally: &mut Tally);
+
+    /// Reads an event's JSON, and says what of it is for a caller that did not ask for usage.
+    fn read_unasked(&mut self, payload: &[u8], tally: &mut Tally) -> Visible {
+        self.read(payload, tally);
+        Visible::All
+    }
 }
 
 /// What a stream has said so far.
@@ -53,10 +59,21 @@ struct Transcribing {
     transcript: Arc<Mutex<Answered>>,
 }
 
-impl EventReader for Transcribing {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+impl Transcribing {
+    fn transcribe(&self, payload: &[u8]) {
         self.transcript.lock().unwrap_or_else(PoisonError::into_inner).read(payload);
-        self.reader.read(payload, tally)
+    }
+}
+
+impl EventReader for Transcribing {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
+        self.transcribe(payload);
+        self.reader.read(payload, tally);
+    }
+
+    fn read_unasked(&mut self, payload: &[u8], tally: &mut Tally) -> Visible {
+        self.transcribe(payload);
+        self.reader.read_unasked(payload, tally)
     }
 }
 
@@ -97,50 +114,38 @@ impl StreamMeter {
     /// Takes a chunk from the provider and returns what the caller gets: the chunk itself, unless something is hidden or
     /// translated; then whole events.
     pub fn push(&mut self, chunk: Bytes) -> Bytes {
-        match &mut self.shown {
+        let StreamMeter { cutter, reader, tally, shown } = self;
+        match shown {
             Shown::AsItCame => {
-                for event in self.cutter.push(&chunk) {
-                    read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event);
-                }
-                if self.cutter.overflowed() {
+                cutter.push(&chunk, |payload| {
+                    reader.read(payload, tally);
+                    Visible::Nothing
+                });
+                if cutter.overflowed() {
                     // It went through; nobody needs what was kept of it.
-                    self.cutter.take_rest();
+                    cutter.take_rest();
                 }
                 chunk
             }
-            Shown::WithoutUsage => self.push_without_usage(chunk),
+            Shown::WithoutUsage => {
+                let visible = cutter.push(&chunk, |payload| reader.read_unasked(payload, tally));
+                if !cutter.overflowed() {
+                    return visible;
+                }
+                // Too long to be an event of ours: let it through from here on, unread.
+                *shown = Shown::AsItCame;
+                [visible, cutter.take_rest()].concat().into()
+            }
             Shown::Translated(translator) => {
                 let mut out = BytesMut::new();
-                for event in self.cutter.push(&chunk) {
-                    let Some(payload) = self.cutter.payload(&event) else { continue };
-                    self.reader.read(&payload, &mut self.tally);
-                    translator.event(&payload, &mut out);
-                }
+                cutter.push(&chunk, |payload| {
+                    reader.read(payload, tally);
+                    translator.event(payload, &mut out);
+                    Visible::Nothing
+                });
                 out.freeze()
             }
         }
-    }
-
-    fn push_without_usage(&mut self, chunk: Bytes) -> Bytes {
-        let events = self.cutter.push(&chunk);
-        let all = events.len();
-        let mut shown = Vec::with_capacity(all);
-        for event in events {
-            if !read(&self.cutter, self.reader.as_mut(), &mut self.tally, &event) {
-                shown.push(without_null_usage(event));
-            }
-        }
-        if self.cutter.overflowed() {
-            // Too long to be an event of ours: let it through from here on, unread.
-            self.shown = Shown::AsItCame;
-            shown.push(self.cutter.take_rest());
-        }
-        // What lies side by side, and is all of the chunk, needs no copy.
-        let length: usize = shown.iter().map(Bytes::len).sum();
-        if shown.len() == all && length == chunk.len() && shown.first().is_some_and(|first| first.as_ptr() == chunk.as_ptr()) {
-            return chunk;
-        }
-        join(shown)
     }
 
     /// What is held back of an event that never ended, or what a translation ends with; for the caller, after the last chunk.
@@ -168,22 +173,5 @@ impl StreamMeter {
             reported.model = reported.model.take().or(model);
         }
         StreamEnd { reported, complete, failed }
-    }
-}
-
-fn read(cutter: &Cutter, reader: &mut dyn EventReader, tally: &mut Tally, event: &[u8]) -> bool {
-    cutter.payload(event).is_some_and(|payload| reader.read(&payload, tally))
-}
-
-/// One piece of memory for the caller; a single event is not copied.
-fn join(mut events: Vec<Bytes>) -> Bytes {
-    match events.len() {
-        0 => Bytes::new(),
-        1 => events.swap_remove(0),
-        _ => {
-            let mut joined = BytesMut::with_capacity(events.iter().map(Bytes::len).sum());
-            events.iter().for_each(|event| joined.extend_from_slice(event));
-            joined.freeze()
-        }
     }
 }

@@ -35,12 +35,12 @@ struct Reader {
 }
 
 impl EventReader for Reader {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
         // Most events are text. A quotation mark within it is escaped, so this is a member's value.
         if memmem::find(payload, b"\"content_block_delta\"").is_some() {
-            return false;
+            return;
         }
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(payload) else { return false };
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(payload) else { return };
         match event.kind.as_ref() {
             "message_start" => {
                 if let Some(message) = event.message {
@@ -61,6 +61,5 @@ impl EventReader for Reader {
             "error" => tally.failed = true,
             _ => {}
         }
-        false
     }
 }

@@ -23,11 +23,11 @@ pub fn converse() -> Box<dyn EventReader> {
 struct Converse;
 
 impl EventReader for Converse {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
         if payload.starts_with(TEXT) {
-            return false;
+            return;
         }
-        let Ok(event) = serde_json::from_slice::<Object<'_>>(payload) else { return false };
+        let Ok(event) = serde_json::from_slice::<Object<'_>>(payload) else { return };
         for (name, value) in event.all() {
             if name == "metadata" {
                 tally.reported = serde_json::from_str::<Told>(value.get()).ok().and_then(Told::reported);
@@ -36,7 +36,6 @@ impl EventReader for Converse {
             }
             tally.failed |= name.ends_with("Exception");
         }
-        false
     }
 }
 
@@ -72,8 +71,8 @@ struct Event<'a> {
 }
 
 impl EventReader for Invoke {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
-        let Ok(event) = serde_json::from_slice::<Object<'_>>(payload) else { return false };
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
+        let Ok(event) = serde_json::from_slice::<Object<'_>>(payload) else { return };
         for (name, value) in event.all() {
             tally.failed |= name.ends_with("Exception");
             let chunk = serde_json::from_str::<Chunk<'_>>(value.get()).ok().filter(|_| name == "chunk");
@@ -81,7 +80,6 @@ impl EventReader for Invoke {
                 self.event(&event, tally);
             }
         }
-        false
     }
 }
 

@@ -37,17 +37,17 @@ impl Reader {
 }
 
 impl EventReader for Reader {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
-        let Some(answer) = Answer::read(payload) else { return false };
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
+        let Some(answer) = Answer::read(payload) else { return };
         if answer.error.is_some() {
             tally.failed = true;
-            return false;
+            return;
         }
         tally.complete = self.follow(&answer);
         if tally.model.is_none() {
             tally.model = answer.model_version.map(|name| name.0.into_owned());
         }
-        let Some(usage) = answer.usage_metadata else { return false };
+        let Some(usage) = answer.usage_metadata else { return };
         if tally.input.is_none() {
             tally.input = usage.input_at_most();
         }
@@ -55,6 +55,5 @@ impl EventReader for Reader {
         if tally.complete {
             tally.reported = usage.reported(&self.searches, tally.model.as_deref());
         }
-        false
     }
 }

@@ -51,8 +51,8 @@ pub fn reader() -> Box<dyn EventReader> {
 struct Reader;
 
 impl EventReader for Reader {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
-        let Ok(line) = serde_json::from_slice::<Answer<'_>>(payload) else { return false };
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
+        let Ok(line) = serde_json::from_slice::<Answer<'_>>(payload) else { return };
         tally.failed |= line.error.is_some();
         if line.done == Some(true) {
             tally.complete = true;
@@ -61,6 +61,5 @@ impl EventReader for Reader {
         if tally.model.is_none() {
             tally.model = line.model.map(|name| name.0.into_owned());
         }
-        false
     }
 }

@@ -8,6 +8,7 @@ use super::responses_usage;
 use super::usage::WireTotals;
 use crate::core::usage::Usage;
 use crate::llm::framing::{Cutter, Framing};
+use crate::llm::split::Visible;
 use crate::llm::stream::{EventReader, Tally};
 use crate::llm::usage::{Beyond, ReportedUsage};
 
@@ -81,12 +82,12 @@ pub fn usage_of_passthrough(path: &str, body: &[u8]) -> Option<ReportedUsage> {
     let mut tally = Tally::default();
     let mut reader = reader(path)?;
     let mut cutter = Cutter::new(Framing::ServerSentEvents);
-    let mut events = cutter.push(&bytes::Bytes::copy_from_slice(body));
-    events.push(cutter.take_rest());
-    for event in &events {
-        if let Some(payload) = cutter.payload(event) {
-            reader.read(&payload, &mut tally);
-        }
+    cutter.push(&bytes::Bytes::copy_from_slice(body), |payload| {
+        reader.read(payload, &mut tally);
+        Visible::Nothing
+    });
+    if let Some(payload) = Framing::ServerSentEvents.payload(&cutter.take_rest()) {
+        reader.read(&payload, &mut tally);
     }
     tally.reported
 }
@@ -114,7 +115,7 @@ struct Reader {
 }
 
 impl EventReader for Reader {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
         // The last event has it; partial images and pieces of text have none.
         if payload != b"[DONE]"
             && memchr::memmem::find(payload, b"\"usage\"").is_some()
@@ -129,6 +130,5 @@ impl EventReader for Reader {
             tally.is_final = true;
             tally.complete = true;
         }
-        false
     }
 }

@@ -110,18 +110,18 @@ pub fn reader() -> Box<dyn EventReader> {
 struct Reader;
 
 impl EventReader for Reader {
-    fn read(&mut self, payload: &[u8], tally: &mut Tally) -> bool {
+    fn read(&mut self, payload: &[u8], tally: &mut Tally) {
         if payload == b"[DONE]" {
             tally.complete = true;
-            return false;
+            return;
         }
         // Most events are deltas, which have neither member. A quotation mark within a text is escaped, so these are no texts.
         if memmem::find(payload, b"\"response\"").is_none() && memmem::find(payload, b"\"error\"").is_none() {
-            return false;
+            return;
         }
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(payload) else { return false };
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(payload) else { return };
         tally.failed |= matches!(event.kind.as_ref(), "error" | "response.failed") || event.error.is_some();
-        let Some(response) = event.response else { return false };
+        let Some(response) = event.response else { return };
         if let Some(model) = response.model.as_deref().filter(|model| !model.is_empty()) {
             tally.model = Some(model.to_owned());
         }
@@ -129,6 +129,5 @@ impl EventReader for Reader {
             tally.reported = response.reported();
             tally.complete = true;
         }
-        false
     }
 }

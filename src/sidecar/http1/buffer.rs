@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// Bytes that are read at once.
 const READ: usize = 64 << 10;
 /// A read that filled so much of it takes its part of the buffer away; of less a copy is cheaper, and holds nothing else.
-const LARGE: usize = 4 << 10;
+pub const LARGE: usize = 4 << 10;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::default();
@@ -36,7 +36,11 @@ pub fn read<S: AsyncRead + Unpin>(socket: &mut S, context: &mut Context<'_>) -> 
     })
 }
 
-fn filled<S: AsyncRead + Unpin, T>(
+/// Shows the buffer to `take`, which may take away of it, when something was read into it; empty at the end of a connection.
+///
+/// # Errors
+/// When the connection cannot be read.
+pub fn filled<S: AsyncRead + Unpin, T>(
     socket: &mut S,
     context: &mut Context<'_>,
     take: impl FnOnce(&mut BytesMut) -> T,

@@ -106,6 +106,28 @@ impl Framing {
             Framing::Chunked(chunks) => chunks.take(read),
         }
     }
+
+    /// Moves all of the body that was read to the front, so that many small pieces become one.
+    pub fn compact(&mut self, read: &mut [u8]) -> Compacted {
+        match self {
+            Framing::Length(left) => {
+                let body = within(*left, read.len());
+                *left -= body as u64;
+                Compacted { body, seen: body }
+            }
+            Framing::UntilClose => Compacted { body: read.len(), seen: read.len() },
+            Framing::Chunked(chunks) => chunks.compact(read),
+        }
+    }
+}
+
+/// What of some bytes that were read is the body, once it was moved to their front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Bytes of the body.
+    pub body: usize,
+    /// Bytes that were looked at. Those behind them are no part of the body, or are malformed: [`Framing::take`] tells.
+    pub seen: usize,
 }
 
 /// The smaller of two, of which one is in memory.
@@ -117,10 +139,9 @@ impl Chunks {
     fn take(&mut self, read: &mut Bytes) -> Result<Option<Bytes>, Malformed> {
         let mut at = 0;
         while let Some(byte) = read.get(at) {
-            if let Next::Data { left } = self.next {
-                let piece = within(left, read.len() - at);
-                self.next = if left == piece as u64 { Next::DataReturn } else { Next::Data { left: left - piece as u64 } };
-                let mut piece = read.split_to(at + piece);
+            let data = self.data(read.len() - at);
+            if data > 0 {
+                let mut piece = read.split_to(at + data);
                 return Ok(Some(piece.split_off(at)));
             }
             if self.next == Next::Nothing {
@@ -131,6 +152,30 @@ impl Chunks {
         }
         let _ = read.split_to(at);
         Ok(None)
+    }
+
+    fn compact(&mut self, read: &mut [u8]) -> Compacted {
+        let (mut body, mut at) = (0, 0);
+        while at < read.len() && self.next != Next::Nothing {
+            let data = self.data(read.len() - at);
+            if data > 0 {
+                read.copy_within(at..at + data, body);
+                (body, at) = (body + data, at + data);
+                continue;
+            }
+            let Ok(next) = self.after(read[at]) else { break };
+            self.next = next;
+            at += 1;
+        }
+        Compacted { body, seen: at }
+    }
+
+    /// How many of the next `here` bytes are data, which are passed.
+    fn data(&mut self, here: usize) -> usize {
+        let Next::Data { left } = self.next else { return 0 };
+        let data = within(left, here);
+        self.next = if left == data as u64 { Next::DataReturn } else { Next::Data { left: left - data as u64 } };
+        data
     }
 
     /// What comes after a byte that is not data.
@@ -179,16 +224,36 @@ mod tests {
     use super::*;
 
     /// The body of what is read in these pieces, whether it is done, and what is left over.
-    fn decoded(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Malformed> {
+    fn decoded(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Malformed> {
+        let (taken, taken_until) = read(framing.clone(), pieces, false);
+        let (compacted, compacted_until) = read(framing, pieces, true);
+        assert_eq!((&taken, &taken_until), (&compacted, &compacted_until));
+        taken_until.map(|(is_done, left)| (taken, is_done, left))
+    }
+
+    type Until = Result<(bool, Vec<u8>), Malformed>;
+
+    /// The body as far as it can be read, moved to the front or in pieces, and how it ends.
+    fn read(mut framing: Framing, pieces: &[&[u8]], compacts: bool) -> (Vec<u8>, Until) {
         let (mut body, mut left) = (Vec::new(), Vec::new());
         for piece in pieces {
-            let mut read = Bytes::copy_from_slice(piece);
-            while let Some(data) = framing.take(&mut read)? {
-                body.extend_from_slice(&data);
+            let mut piece = piece.to_vec();
+            if compacts {
+                let Compacted { body: length, seen } = framing.compact(&mut piece);
+                body.extend_from_slice(&piece[..length]);
+                piece.drain(..seen);
+            }
+            let mut read = Bytes::from(piece);
+            loop {
+                match framing.take(&mut read) {
+                    Ok(Some(data)) => body.extend_from_slice(&data),
+                    Ok(None) => break,
+                    Err(error) => return (body, Err(error)),
+                }
             }
             left.extend_from_slice(&read);
         }
-        Ok((body, framing.is_done(), left))
+        (body, Ok((framing.is_done(), left)))
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::idle::{Idle, Place};
 use super::sending::Sending;
 use crate::sidecar::body::BodyError;
 use crate::sidecar::http1::buffer;
-use crate::sidecar::http1::framing::{Framing, Malformed};
+use crate::sidecar::http1::framing::{Compacted, Framing, Malformed};
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -157,14 +157,32 @@ impl Carried {
             if self.framing.is_done() {
                 return Poll::Ready(Ok(None));
             }
-            self.rest = ready!(self.link.poll_read(context))?;
-            if self.rest.is_empty() {
+            let (read, piece) = ready!(self.poll_pieces(context))?;
+            if !piece.is_empty() {
+                return Poll::Ready(Ok(Some(piece)));
+            }
+            if read == 0 {
                 let whole = self.framing == Framing::until_close();
                 self.framing = Framing::length(0);
                 self.keeps_alive = false;
                 return Poll::Ready(if whole { Ok(None) } else { Err(LinkError::Closed) });
             }
         }
+    }
+
+    /// How many bytes the server sent, and the pieces of the body that are in them as one, where they are small; else they are all in `rest`.
+    fn poll_pieces(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(usize, Bytes)>> {
+        let Carried { link, rest, framing, .. } = self;
+        buffer::filled(&mut link.socket, context, |buffer| {
+            let read = buffer.len();
+            if read >= buffer::LARGE {
+                *rest = buffer.split().freeze();
+                return (read, Bytes::new());
+            }
+            let Compacted { body, seen } = framing.compact(buffer);
+            *rest = Bytes::copy_from_slice(&buffer[seen..]);
+            (read, Bytes::copy_from_slice(&buffer[..body]))
+        })
     }
 
     /// The connection, if nothing more comes of its answer and another call can use it.
