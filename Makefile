@@ -102,6 +102,9 @@ profile-proxy: export CARGO_PROFILE_BENCH_STRIP = none
 profile-proxy: ## What costs what in the sidecar, by perf (ONLY: names of shapes)
 	$(BENCH) --target-dir target/profile --bench proxy -- --profile $(ONLY)
 
+train: ## Record what the sidecar does under load, for what is hot to be compiled for speed (benches/proxy/sidecar.profdata)
+	benches/proxy/train
+
 bench-ledger: ## Leases and reports a second, queries over months, a million keys, in target/bench/ledger*.json (ONLY: disk, sqlite, postgres, replicas, months, keys)
 	$(BENCH) --bench ledger -- $(ONLY)
 
