@@ -13,6 +13,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::future::{MaybeDone, maybe_done};
 use http::{Request, Response};
 use http_body::Body;
 use tokio::io::AsyncWriteExt;
@@ -122,7 +123,9 @@ impl Caller {
         let is_read = self.reader.lock().is_done();
         let keeps_alive = self.writer.begin(&asked, &parts, body.size_hint().exact(), keeps_alive && is_read && !stop.is_cancelled());
         drop(parts);
-        std::future::poll_fn(|context| self.poll_send(&mut body, context)).await?;
+        // A provider's first event is often right behind its head. Both go together if they are here once the sockets were looked at.
+        let mut look = pin!(maybe_done(tokio::task::yield_now()));
+        std::future::poll_fn(|context| self.poll_send(&mut body, look.as_mut(), context)).await?;
         Ok(match (keeps_alive, is_read) {
             (true, _) => Answered::Whole,
             (false, true) => Answered::Last,
@@ -148,8 +151,13 @@ impl Caller {
         .await
     }
 
-    /// Sends the answer that was begun. What is there is written before more is waited for.
-    fn poll_send(&mut self, body: &mut ProxyBody, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends the answer that was begun. What is there after `look` is written before more is waited for.
+    fn poll_send(
+        &mut self,
+        body: &mut ProxyBody,
+        mut look: Pin<&mut MaybeDone<impl Future<Output = ()>>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.writer.takes_body() {
             *body = ProxyBody::whole("");
         }
@@ -178,6 +186,9 @@ impl Caller {
                     }
                 }
             }
+            if is_waiting {
+                ready!(look.as_mut().poll(context));
+            }
             let written = self.writer.poll_written(&mut self.socket, context)?;
             if written.is_ready() && !self.writer.takes_body() {
                 return Poll::Ready(Ok(()));
@@ -194,7 +205,8 @@ impl Caller {
         let (parts, mut body) = plain_error(error.status(), "bad_request", &error.to_string()).into_parts();
         let asked = Asked { method: http::Method::GET, version: http::Version::HTTP_11 };
         self.writer.begin(&asked, &parts, body.size_hint().exact(), false);
-        std::future::poll_fn(|context| self.poll_send(&mut body, context)).await?;
+        let mut look = pin!(maybe_done(std::future::ready(())));
+        std::future::poll_fn(|context| self.poll_send(&mut body, look.as_mut(), context)).await?;
         self.linger().await
     }
 

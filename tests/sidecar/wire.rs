@@ -5,8 +5,10 @@ use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use spendkeeper::core::call::CallOutcome;
 use spendkeeper::core::dimensions::Dimension;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::bench::{Answer, Bench, budget, openai, policy, streamed, until};
+use super::bench::{Answer, Bench, budget, openai, policy, policy_at, streamed, until};
 use super::provider::Provider;
 
 async fn start(limit: &str) -> (std::sync::Arc<Provider>, Bench) {
@@ -145,4 +147,38 @@ async fn outcomes_are_counted_once_by_id() {
     bench.settled().await;
     let outcomes = spendkeeper::ledger::Ledger::outcomes(bench.ledger.as_ref(), 0, i64::MAX).await.unwrap();
     assert_eq!(outcomes.iter().map(|o| (o.outcome.as_str(), o.count)).collect::<Vec<_>>(), [("resolved-ticket", 2)]);
+}
+
+#[tokio::test]
+async fn what_a_provider_has_said_is_passed_on_before_it_says_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = Bench::start(&policy_at(&format!("http://{}", listener.local_addr().unwrap()), &budget("usd: \"1\"", ""), 1)).await;
+    let mut caller = TcpStream::connect(bench.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let body = streamed(openai("o-big", "answer", 50)).to_string();
+    let request = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let (mut provider, _) = listener.accept().await.unwrap();
+    let event = |choices: &str, usage: &str| {
+        let event = format!("data: {{\"model\":\"o-big\",\"choices\":{choices},\"usage\":{usage}}}\n\n");
+        format!("{:x}\r\n{event}\r\n", event.len())
+    };
+    let mut seen = String::new();
+    for (said, heard) in [
+        ("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(), "\r\n\r\n"),
+        (event(r#"[{"delta":{"content":"one"}}]"#, "null"), r#""one"}}]}"#),
+        // Two at once, and the beginning of a third.
+        (event(r#"[{"delta":{"content":"two"}}]"#, "null").repeat(2) + "9\r\ndata: {\"m", r#""two"}}]}"#),
+        ("\r\n3a\r\nodel\":\"o-big\",\"choices\":[{\"delta\":{\"content\":\"three\"}}]}\n\n\r\n".to_owned(), r#""three"}}]}"#),
+        (event("[]", r#"{"prompt_tokens":6,"completion_tokens":4}"#) + "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n", "[DONE]"),
+    ] {
+        provider.write_all(said.as_bytes()).await.unwrap();
+        while !seen.contains(heard) {
+            let mut more = [0; 4096];
+            let length = caller.read(&mut more).await.unwrap();
+            assert!(length > 0, "{seen}");
+            seen.push_str(std::str::from_utf8(&more[..length]).unwrap());
+        }
+    }
+    assert!(!seen.contains("usage"), "{seen}");
+    assert_eq!(bench.ended(CallOutcome::Completed).await, 1);
 }
