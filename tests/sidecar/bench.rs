@@ -36,6 +36,9 @@ use tokio::task::JoinHandle;
 
 use super::provider::Provider;
 
+/// Several times as many as a test has callers: a client may open one connection more while another becomes free.
+pub const MAX_CONNECTIONS: usize = 256;
+
 /// A route to the provider with three tiers over both protocols, at 10 USD per million tokens of any kind; `economy` at 1.
 pub fn policy(provider: &Provider, budgets: &str) -> String {
     policy_at(&provider.address, budgets, 0)
@@ -92,7 +95,7 @@ impl Bench {
         let ledger = Arc::new(SqliteLedger::open(&directory.path().join("ledger.db")).unwrap());
         let source = LocalSource { ledger: ledger.clone(), holder: HolderId("test".into()), snapshot: Arc::clone(&in_force), clock };
         let settings = Settings {
-            max_connections: 64,
+            max_connections: MAX_CONNECTIONS,
             body_limit: 1 << 20,
             request_timeout: Duration::from_secs(1),
             default_max_output: 1_000,

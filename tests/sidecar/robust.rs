@@ -11,7 +11,7 @@ use spendkeeper::core::call::CallOutcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::bench::{Answer, Bench, budget, openai, policy, streamed, until};
+use super::bench::{Answer, Bench, MAX_CONNECTIONS, budget, openai, policy, streamed, until};
 use super::provider::Provider;
 
 async fn start(more: &str) -> (std::sync::Arc<Provider>, Bench) {
@@ -71,7 +71,7 @@ async fn a_provider_that_goes_silent_is_given_up_and_the_call_is_charged_as_rese
 async fn one_connection_too_many_is_told_so() {
     let (_provider, bench) = start("").await;
     let mut held = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..MAX_CONNECTIONS {
         held.push(connect(&bench).await);
     }
     let answer = raw(&bench, b"").await;
