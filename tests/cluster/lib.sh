@@ -25,6 +25,17 @@ need_command() { # command remedy
   command -v "$1" > /dev/null || die "$1 is missing: $2"
 }
 
+llvm_tools() { # the folder of the compiler's own tools, which are installed where they are missing
+  local found
+  found=$(find "$(rustc --print sysroot)" -name llvm-profdata | head -1)
+  if [ -z "$found" ]; then
+    say "installing the compiler's own tools"
+    rustup component add llvm-tools > /dev/null 2>&1 || die "llvm-tools are missing: rustup component add llvm-tools"
+    found=$(find "$(rustc --print sysroot)" -name llvm-profdata | head -1)
+  fi
+  dirname "$found"
+}
+
 # What a cluster needs of the machine: a command or a file, and the Debian package that has it.
 cluster_needs=(containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
   conntrack:conntrack ip:iproute2 nsenter:util-linux openssl:openssl python3:python3)
