@@ -86,7 +86,8 @@ generate: ## Write crds/ and docs/reference/ from the Rust types
 build: ## The release binaries, linked statically
 	tests/cluster/release --all
 
-# As `tests/cluster/release` builds, so that what is measured is what is released; on two CPUs, whatever the machine has.
+# Linked as `tests/cluster/release` links, but without its profile: the sidecar that is measured is the released one, not one that is built here.
+# On two CPUs, whatever the machine has.
 BENCH := cargo bench --locked --target x86_64-unknown-linux-gnu
 bench-proxy bench-ledger bench-leases: export RUSTFLAGS = -C target-feature=+crt-static
 bench-proxy profile-proxy: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = taskset -c 0,1

@@ -32,7 +32,7 @@ pub mod pieces;
 pub mod request;
 pub mod rewrite;
 pub mod split;
-mod sse;
+pub mod sse;
 pub mod stream;
 pub mod transcript;
 pub mod translate;
