@@ -7,20 +7,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use spendkeeper::channel::convert::decision_to_wire;
 use spendkeeper::channel::message::{LeaseAsk, Pushed};
 use spendkeeper::channel::proto::control_server::{Control, ControlServer};
-use spendkeeper::channel::proto::{
-    AcquireRequest, AcquireResponse, BriefEntry, BriefRequest, Push, ReportRequest, ReportResponse, WatchRequest, brief_entry, entry,
-};
+use spendkeeper::channel::proto::{AcquireRequest, AcquireResponse, Entry, Push, ReportRequest, ReportResponse, WatchRequest, entry};
 use spendkeeper::core::dimensions::Dimension;
 use spendkeeper::ledger::Decision;
 use spendkeeper::sidecar::file;
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::secured::Secured;
 
@@ -72,6 +70,7 @@ impl Operator {
 #[tonic::async_trait]
 impl Control for Channel {
     type WatchStream = BoxStream<'static, Result<Push, Status>>;
+    type ReportStream = BoxStream<'static, Result<ReportResponse, Status>>;
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let once = futures::stream::iter([Ok(self.push.clone())]);
@@ -83,19 +82,13 @@ impl Control for Channel {
         Ok(Response::new(decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: LEASE_LIFE_MS, left: None }, 0)))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        Ok(self.took(request.into_inner().entries.iter().filter(|entry| matches!(entry.entry, Some(entry::Entry::Settled(_)))).count()))
-    }
-
-    async fn report_brief(&self, request: Request<BriefRequest>) -> Result<Response<ReportResponse>, Status> {
-        let ended = |entry: &&BriefEntry| matches!(entry.entry, Some(brief_entry::Entry::Ended(_)));
-        Ok(self.took(request.into_inner().entries.iter().filter(ended).count()))
-    }
-}
-
-impl Channel {
-    fn took(&self, settled: usize) -> Response<ReportResponse> {
-        self.settled.send_modify(|calls| *calls += settled);
-        Response::new(ReportResponse {})
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Self::ReportStream>, Status> {
+        let settled = self.settled.clone();
+        let ended = |entry: &&Entry| matches!(entry.entry, Some(entry::Entry::SettledLike(_)));
+        let answers = request.into_inner().map_ok(move |report| {
+            settled.send_modify(|calls| *calls += report.entries.iter().filter(ended).count());
+            ReportResponse {}
+        });
+        Ok(Response::new(answers.boxed()))
     }
 }

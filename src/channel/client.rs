@@ -1,5 +1,7 @@
 //! The sidecar's end of the control channel.
 
+mod reports;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +17,9 @@ use tonic::{Code, Request, Response, Status};
 use super::convert::{self, Malformed};
 use super::message::{LeaseAsk, Pushed, Reported};
 use super::proto::control_client::ControlClient;
-use super::proto::{AcquireRequest, AcquireResponse, ReportRequest, WatchRequest};
+use super::proto::{AcquireRequest, AcquireResponse, WatchRequest};
 use crate::ledger::Decision;
+use reports::Reports;
 
 /// A call waits for a lease, so an operator that does not answer counts as away soon.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -68,10 +71,7 @@ pub enum ClientError {
 impl From<Status> for ClientError {
     fn from(status: Status) -> ClientError {
         let text = format!("{}: {}", status.code(), status.message());
-        match status.code() {
-            Code::InvalidArgument | Code::OutOfRange => ClientError::Rejected(text),
-            _ => ClientError::Unavailable(text),
-        }
+        if is_final(&status) { ClientError::Rejected(text) } else { ClientError::Unavailable(text) }
     }
 }
 
@@ -83,8 +83,8 @@ pub struct OperatorClient {
     token: Arc<Token>,
     /// No operator was there for [`AGAIN`]: until one is, nobody waits for it.
     is_away: Arc<AtomicBool>,
-    /// The operator is of before reports in few bytes.
-    wants_all: Arc<AtomicBool>,
+    /// Where reports go; none before the first, and after one that failed.
+    reports: Arc<tokio::sync::Mutex<Option<Reports>>>,
 }
 
 /// A token as it was last read.
@@ -114,13 +114,12 @@ impl OperatorClient {
         }
         let control = Arc::new(ArcSwap::from_pointee(connection(&endpoint)));
         let token = Arc::new(Token { file: address.token_file, read: Mutex::default() });
-        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default(), wants_all: Arc::default() })
+        Ok(OperatorClient { endpoint, control, token, is_away: Arc::default(), reports: Arc::default() })
     }
 
     /// What is asked from now on goes over a new connection, maybe to another of several operators; what is under way ends on the old one.
     pub fn connect_anew(&self) {
         self.control.store(Arc::new(connection(&self.endpoint)));
-        self.wants_all.store(false, Ordering::Relaxed);
     }
 
     fn control(&self) -> ControlClient<Channel> {
@@ -155,19 +154,26 @@ impl OperatorClient {
     /// # Errors
     /// When there is no answer. The entries may have been taken nevertheless: report them again.
     pub async fn report(&self, entries: Vec<Reported>) -> Result<(), ClientError> {
-        if !self.wants_all.load(Ordering::Relaxed) {
-            let request = self.request(convert::brief_to_wire(&entries))?;
-            match self.token.heed(within(REPORT_TIMEOUT, self.control().report_brief(request)).await?) {
-                Err(status) if status.code() == Code::Unimplemented => self.wants_all.store(true, Ordering::Relaxed),
-                answer => return Ok(answer.map(drop)?),
+        // It is put back when the report was answered: what is answered later, if ever, would be taken for the answer to another.
+        let mut kept = self.reports.lock().await;
+        *kept = Some(within(REPORT_TIMEOUT, self.send(kept.take(), &entries)).await??);
+        Ok(())
+    }
+
+    /// Sends a report on the stream that is open, or on a new one.
+    async fn send(&self, open: Option<Reports>, entries: &[Reported]) -> Result<Reports, ClientError> {
+        let (over, token) = (self.control.load_full(), self.token.bearer()?);
+        if let Some(mut reports) = open.filter(|reports| reports.is_of(&over, &token)) {
+            match reports.send(convert::report_to_wire(entries)).await {
+                Ok(()) => return Ok(reports),
+                Err(status) if is_final(&status) => return Err(status.into()),
+                // It has ended since the last report, as it does each minute, and with its operator.
+                Err(_) => {}
             }
         }
-        for entries in entries.chunks(convert::MAX_ENTRIES) {
-            let entries = entries.iter().cloned().map(Into::into).collect();
-            let request = self.request(ReportRequest { entries })?;
-            self.token.heed(within(REPORT_TIMEOUT, self.control().report(request)).await?)?;
-        }
-        Ok(())
+        let mut reports = self.token.heed(Reports::open(over, token).await)?;
+        reports.send(convert::report_to_wire(entries)).await?;
+        Ok(reports)
     }
 
     /// Sends a request until there is an answer, for a while.
@@ -190,14 +196,23 @@ impl OperatorClient {
     }
 
     fn request<T>(&self, message: T) -> Result<Request<T>, ClientError> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.token.bearer()?);
-        Ok(request)
+        Ok(proven(message, self.token.bearer()?))
     }
+}
+
+fn proven<T>(message: T, token: AsciiMetadataValue) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", token);
+    request
 }
 
 fn connection(endpoint: &Endpoint) -> ControlClient<Channel> {
     ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// Whether the same request would be refused again.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
 /// Whether nobody answered; the request may have been carried out nevertheless.

@@ -1,19 +1,15 @@
 //! The wire's messages as the domain's types and back. The operator's side reads what any pod may send, so everything
 //! that comes in is bounded and checked here, once.
 
-mod brief;
+mod figures;
+mod report;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+pub use report::{MAX_ENTRIES, report_from_wire, report_to_wire};
 
-pub use brief::{MAX_BRIEF_ENTRIES, brief_from_wire, brief_to_wire};
-
-use super::message::{BackendCredential, LeaseAsk, Pushed, Reported};
+use super::message::{BackendCredential, LeaseAsk, Pushed};
 use super::proto;
 use super::secret::Secret;
 use crate::core::amount::{Amount, Unit};
-use crate::core::call::{CallId, CallRecord};
-use crate::core::dimensions::{Dimension, Dimensions, MAX_VALUE_BYTES};
 use crate::core::limit::{LimitKey, Shortfall};
 use crate::core::money::PicoUsd;
 use crate::core::policy::ResourceKey;
@@ -25,12 +21,6 @@ const MAX_ID_BYTES: usize = 128;
 const MAX_KEY_BYTES: usize = 512;
 /// Most limits that one lease can be under.
 const MAX_LIMITS: usize = 256;
-/// Largest call record as JSON; ours are below 2 KiB.
-const MAX_RECORD_BYTES: usize = 64 << 10;
-/// Most entries of one report.
-pub const MAX_ENTRIES: usize = 1024;
-/// Most outcomes of one entry.
-const MAX_OUTCOME_COUNT: u64 = 1 << 32;
 
 /// Why a message cannot be what it says it is.
 #[derive(Debug, thiserror::Error)]
@@ -205,116 +195,6 @@ fn unit(name: &str) -> Result<Unit, Malformed> {
     let units = [Unit::Usd, Unit::Tokens, Unit::Requests];
     let found = units.into_iter().find(|unit| unit_name(*unit) == name);
     found.ok_or_else(|| Malformed::Unknown { field: "unit", found: name.chars().take(32).collect() })
-}
-
-// ---- report ----
-
-impl From<Reported> for proto::Entry {
-    fn from(reported: Reported) -> proto::Entry {
-        use proto::entry::Entry as Wire;
-        let entry = match reported {
-            Reported::Opened { call, lease, reserved, draft, unleased } => Wire::Opened(proto::Opened {
-                call: call.0,
-                lease: lease.map_or_else(String::new, |lease| lease.0),
-                reserved: Some(reserved.into()),
-                record_json: draft.map_or_else(Vec::new, |draft| record_to_json(&draft)),
-                unleased: texts(unleased),
-            }),
-            Reported::Settled { record, lease, unleased } => Wire::Settled(proto::Settled {
-                record_json: record_to_json(&record),
-                lease: lease.map_or_else(String::new, |lease| lease.0),
-                unleased: texts(unleased),
-            }),
-            Reported::GivenBack { lease, seq, amount } => {
-                Wire::GivenBack(proto::GivenBack { lease: lease.0, seq, amount: Some(amount.into()) })
-            }
-            Reported::Outcome { id, outcome, count, dimensions } => Wire::Outcome(proto::Outcome {
-                id,
-                outcome,
-                count,
-                dimensions: dimensions.0.into_iter().map(|(d, v)| (d.name().to_owned(), v)).collect(),
-            }),
-        };
-        proto::Entry { entry: Some(entry) }
-    }
-}
-
-/// The entries of a report, in order. An entry of a kind that this release does not know is left out.
-///
-/// # Errors
-/// The first entry that is malformed; nothing of the report is to be applied then.
-pub fn report_from_wire(report: proto::ReportRequest) -> Result<Vec<Reported>, Malformed> {
-    let found = report.entries.len();
-    if found > MAX_ENTRIES {
-        return Err(Malformed::TooLarge { field: "entries", found, limit: MAX_ENTRIES });
-    }
-    report.entries.into_iter().filter_map(|entry| entry.entry).map(reported).collect()
-}
-
-fn reported(wire: proto::entry::Entry) -> Result<Reported, Malformed> {
-    use proto::entry::Entry as Wire;
-    Ok(match wire {
-        Wire::Opened(o) => Reported::Opened {
-            call: CallId(bounded("opened.call", o.call, MAX_ID_BYTES)?),
-            lease: optional_lease(o.lease)?,
-            reserved: amount("opened.reserved", o.reserved)?,
-            draft: if o.record_json.is_empty() { None } else { Some(Arc::new(record("opened.record_json", &o.record_json)?)) },
-            unleased: limit_keys("opened.unleased", o.unleased)?,
-        },
-        Wire::Settled(s) => Reported::Settled {
-            record: Arc::new(record("settled.record_json", &s.record_json)?),
-            lease: optional_lease(s.lease)?,
-            unleased: limit_keys("settled.unleased", s.unleased)?,
-        },
-        Wire::GivenBack(g) => Reported::GivenBack { lease: lease(g.lease)?, seq: g.seq, amount: amount("given_back.amount", g.amount)? },
-        Wire::Outcome(o) => Reported::Outcome {
-            id: bounded("outcome.id", o.id, MAX_ID_BYTES)?,
-            outcome: bounded("outcome.outcome", o.outcome, MAX_ID_BYTES)?,
-            count: Some(o.count)
-                .filter(|n| *n <= MAX_OUTCOME_COUNT)
-                .ok_or(Malformed::OutOfRange { field: "outcome.count", limit: MAX_OUTCOME_COUNT.into() })?,
-            dimensions: dimensions(o.dimensions)?,
-        },
-    })
-}
-
-fn record_to_json(record: &CallRecord) -> Vec<u8> {
-    serde_json::to_vec(record).expect("a call record has string keys only, so it is JSON")
-}
-
-fn record(field: &'static str, json: &[u8]) -> Result<CallRecord, Malformed> {
-    if json.len() > MAX_RECORD_BYTES {
-        return Err(Malformed::TooLarge { field, found: json.len(), limit: MAX_RECORD_BYTES });
-    }
-    let mut record: CallRecord = serde_json::from_slice(json).map_err(|e| Malformed::Json { field, reason: e.to_string() })?;
-    record.id = CallId(bounded("record.id", record.id.0, MAX_ID_BYTES)?);
-    checked(record)
-}
-
-/// The record, if what it says can be.
-fn checked(record: CallRecord) -> Result<CallRecord, Malformed> {
-    if record.cost.is_negative() || record.cost > PicoUsd::MAX {
-        return Err(Malformed::OutOfRange { field: "record.cost", limit: PicoUsd::MAX.0 });
-    }
-    let reserved = record.reserved;
-    if !reserved.covers(&Amount::ZERO) || reserved.usd > PicoUsd::MAX {
-        return Err(Malformed::OutOfRange { field: "record.reserved", limit: PicoUsd::MAX.0 });
-    }
-    if i64::try_from(record.usage.total()).is_err() {
-        return Err(Malformed::OutOfRange { field: "record.usage", limit: i64::MAX.into() });
-    }
-    let values = record.dimensions.0.values().map(String::len).max().unwrap_or(0);
-    if values > MAX_VALUE_BYTES {
-        return Err(Malformed::TooLarge { field: "record.dimensions", found: values, limit: MAX_VALUE_BYTES });
-    }
-    Ok(record)
-}
-
-/// Dimensions that this release does not know are left out.
-fn dimensions(wire: std::collections::HashMap<String, String>) -> Result<Dimensions, Malformed> {
-    let known = wire.into_iter().filter_map(|(name, value)| Dimension::from_name(&name).map(|d| (d, value)));
-    let bounded = known.map(|(d, value)| Ok((d, bounded("outcome.dimensions", value, MAX_VALUE_BYTES)?)));
-    Ok(Dimensions(bounded.collect::<Result<BTreeMap<_, _>, Malformed>>()?))
 }
 
 // ---- push ----

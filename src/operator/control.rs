@@ -4,6 +4,7 @@
 //! sidecar sends says who it is.
 
 mod auth;
+mod reports;
 mod stream;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::context::{Context, now_ms};
 use super::credentials::Credentials;
@@ -21,8 +22,8 @@ use super::metrics::Metrics;
 use super::news::News;
 use super::roster::{Member, Roster};
 use super::tls::TlsListener;
-use crate::channel::convert::{Malformed, brief_from_wire, decision_to_wire, report_from_wire};
-use crate::channel::message::{LeaseAsk, Reported};
+use crate::channel::convert::{Malformed, decision_to_wire};
+use crate::channel::message::LeaseAsk;
 use crate::channel::proto;
 use crate::channel::proto::control_server::{Control, ControlServer};
 use crate::core::amount::Amount;
@@ -118,7 +119,7 @@ impl ControlService {
         let token = token.ok_or(AuthError::NoToken).map_err(unauthenticated)?;
         let caller = self.authenticator.caller(token).await.map_err(unauthenticated)?;
         let known = match presence {
-            Presence::WasThere => self.roster.member_or_late(&caller.uid).or_else(|| self.departed(&caller.uid)),
+            Presence::WasThere => self.was_there(&caller.uid),
             Presence::Required => None,
         };
         let member = match known {
@@ -128,30 +129,9 @@ impl ControlService {
         admitted(&caller, member, presence)
     }
 
-    /// A pod that is gone and whom another replica served.
-    fn departed(&self, uid: &str) -> Option<Arc<Member>> {
-        self.context.index.departed(uid).map(|pod| self.roster.as_member(pod))
-    }
-
-    /// Books a report of `member`'s.
-    async fn take(
-        &self,
-        member: Arc<Member>,
-        reported: Result<Vec<Reported>, Malformed>,
-    ) -> Result<Response<proto::ReportResponse>, Status> {
-        let reported = reported.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let unleased = reported.iter().flat_map(|entry| entry.unleased());
-        let member = self.knowing(member, unleased).await?;
-        let now = now_ms();
-        let origin = &member.pod.origin;
-        let terms = |key: &LimitKey| member.budgets.terms(key, now);
-        let entries = reported.iter().cloned().map(|entry| entry.into_entry(origin, terms, now)).collect();
-        let written = self.context.ledger.report(&HolderId(origin.pod_uid.clone()), entries, now).await;
-        let is_new = self.context.outages.wrote(written, now).map_err(ledger_status)?;
-        let new = reported.iter().zip(is_new).filter_map(|(entry, is_new)| is_new.then_some(entry));
-        let news = News::of_report(&member.budgets, origin, new, |record| self.count_call(&member, record));
-        self.context.heard(news, now);
-        Ok(Response::new(proto::ReportResponse {}))
+    /// A pod as it was last, even if it is gone and another replica served it.
+    fn was_there(&self, uid: &str) -> Option<Arc<Member>> {
+        self.roster.member_or_late(uid).or_else(|| self.context.index.departed(uid).map(|pod| self.roster.as_member(pod)))
     }
 
     /// `member`, once this replica knows of every limit in `keys`: the sidecar may have its policy from one that was told sooner. What is
@@ -256,6 +236,7 @@ fn ledger_status(error: LedgerError) -> Status {
 #[tonic::async_trait]
 impl Control for Arc<ControlService> {
     type WatchStream = stream::Pushes;
+    type ReportStream = reports::Answers;
 
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<stream::Pushes>, Status> {
         let member = self.caller(request.metadata(), Presence::Required).await?;
@@ -268,7 +249,7 @@ impl Control for Arc<ControlService> {
     async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireResponse>, Status> {
         let timer = self.metrics.lease_seconds.with_label_values::<&str>(&[]).start_timer();
         let member = self.caller(request.metadata(), Presence::Required).await?;
-        let malformed = |error: crate::channel::convert::Malformed| Status::invalid_argument(error.to_string());
+        let malformed = |error: Malformed| Status::invalid_argument(error.to_string());
         let ask = LeaseAsk::try_from(request.into_inner()).map_err(malformed)?;
         let need = ask.need;
         let member = self.knowing(member, ask.limits.iter()).await?;
@@ -285,14 +266,9 @@ impl Control for Arc<ControlService> {
         Ok(Response::new(decision_to_wire(decision, now)))
     }
 
-    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportResponse>, Status> {
-        let member = self.caller(request.metadata(), Presence::WasThere).await?;
-        self.take(member, report_from_wire(request.into_inner())).await
-    }
-
-    async fn report_brief(&self, request: Request<proto::BriefRequest>) -> Result<Response<proto::ReportResponse>, Status> {
-        let member = self.caller(request.metadata(), Presence::WasThere).await?;
-        self.take(member, brief_from_wire(request.into_inner())).await
+    async fn report(&self, request: Request<Streaming<proto::ReportRequest>>) -> Result<Response<reports::Answers>, Status> {
+        let (metadata, _, reports) = request.into_parts();
+        Ok(Response::new(reports::answers(self, &metadata, reports, reports::LIFE).await?))
     }
 }
 

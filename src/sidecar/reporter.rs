@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::journal::{Batch, Journal, Position};
 use super::source::{LeaseSource, SourceError};
-use crate::channel::convert::MAX_BRIEF_ENTRIES;
+use crate::channel::convert::MAX_ENTRIES;
 
 /// Lines of one report. Some more may belong together, for which the channel has room.
-const BATCH: usize = MAX_BRIEF_ENTRIES / 2;
+const BATCH: usize = MAX_ENTRIES / 2;
 /// How long lines are gathered for one report.
 const GATHER: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

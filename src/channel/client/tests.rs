@@ -1,13 +1,14 @@
 use std::sync::{Arc, Mutex};
 
+use futures::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::Response;
 use tonic::transport::Server;
+use tonic::{Response, Streaming};
 
 use super::*;
 use crate::channel::proto::control_server::{Control, ControlServer};
-use crate::channel::proto::{AcquireResponse, BriefRequest, Push, ReportResponse};
+use crate::channel::proto::{AcquireResponse, Push, ReportRequest, ReportResponse};
 use crate::core::amount::Amount;
 use crate::core::lease::LeaseId;
 use crate::core::limit::LimitKey;
@@ -17,10 +18,11 @@ use crate::core::policy::Policy;
 #[derive(Default)]
 struct Operator {
     tokens: Mutex<Vec<String>>,
-    /// How each came, and what it said.
-    reports: Mutex<Vec<(&'static str, Vec<Reported>)>>,
-    /// It knows no reports in few bytes.
-    is_old: bool,
+    reports: Mutex<Vec<Vec<Reported>>>,
+    /// Reports that a stream takes before it ends, with this reason if it has one.
+    ends_after: Option<(usize, Option<Code>)>,
+    /// Reports are not answered.
+    is_silent: AtomicBool,
     refuse_with: Mutex<Option<Code>>,
 }
 
@@ -28,16 +30,29 @@ impl Operator {
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
         let token = request.metadata().get("authorization").unwrap().to_str().unwrap().to_owned();
         self.tokens.lock().unwrap().push(token);
+        self.answer(request.into_inner())
+    }
+
+    fn answer<T>(&self, answer: T) -> Result<T, Status> {
         match *self.refuse_with.lock().unwrap() {
             Some(code) => Err(Status::new(code, "no")),
-            None => Ok(request.into_inner()),
+            None => Ok(answer),
         }
+    }
+
+    async fn book(&self, report: Result<ReportRequest, Status>) -> Result<ReportResponse, Status> {
+        self.reports.lock().unwrap().push(convert::report_from_wire(report?).unwrap());
+        if self.is_silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.answer(ReportResponse {})
     }
 }
 
 #[tonic::async_trait]
 impl Control for Arc<Operator> {
-    type WatchStream = futures::stream::BoxStream<'static, Result<Push, Status>>;
+    type WatchStream = BoxStream<'static, Result<Push, Status>>;
+    type ReportStream = BoxStream<'static, Result<ReportResponse, Status>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.admit(request)?;
@@ -51,19 +66,15 @@ impl Control for Arc<Operator> {
         Ok(Response::new(convert::decision_to_wire(Decision::Granted { granted: ask.want, valid_for_ms: 9, left: None }, 0)))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let report = convert::report_from_wire(self.admit(request)?).unwrap();
-        self.reports.lock().unwrap().push(("whole", report));
-        Ok(Response::new(ReportResponse {}))
-    }
-
-    async fn report_brief(&self, request: Request<BriefRequest>) -> Result<Response<ReportResponse>, Status> {
-        if self.is_old {
-            return Err(Status::unimplemented(""));
-        }
-        let report = convert::brief_from_wire(self.admit(request)?).unwrap();
-        self.reports.lock().unwrap().push(("brief", report));
-        Ok(Response::new(ReportResponse {}))
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Self::ReportStream>, Status> {
+        let (reports, operator) = (self.admit(request)?, Arc::clone(self));
+        let (most, reason) = self.ends_after.unwrap_or((usize::MAX, None));
+        let end = reason.map(|code| Err(Status::new(code, "the end")));
+        let answers = reports.take(most).then(move |report| {
+            let operator = Arc::clone(&operator);
+            async move { operator.book(report).await }
+        });
+        Ok(Response::new(answers.chain(futures::stream::iter(end)).boxed()))
     }
 }
 
@@ -88,6 +99,10 @@ fn ask() -> LeaseAsk {
     LeaseAsk { lease: LeaseId("l".into()), seq: 1, limits: vec![LimitKey("a/b/c".into())], min: amount, want: amount, need: amount }
 }
 
+fn given_back(seq: u64) -> Vec<Reported> {
+    vec![Reported::GivenBack { lease: LeaseId("l".into()), seq, amount: Amount::ZERO }]
+}
+
 #[tokio::test]
 async fn every_request_carries_the_token_and_the_next_one_once_it_is_refused() {
     let (operator, client, token) = connected().await;
@@ -95,24 +110,52 @@ async fn every_request_carries_the_token_and_the_next_one_once_it_is_refused() {
     assert_eq!(granted, Decision::Granted { granted: ask().want, valid_for_ms: 9, left: None });
     std::fs::write(token.path(), "second").unwrap();
     *operator.refuse_with.lock().unwrap() = Some(Code::Unauthenticated);
-    let report = || client.report(vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }]);
-    report().await.unwrap_err();
+    client.report(given_back(2)).await.unwrap_err();
     *operator.refuse_with.lock().unwrap() = None;
-    report().await.unwrap();
+    client.report(given_back(2)).await.unwrap();
     assert_eq!(*operator.tokens.lock().unwrap(), ["Bearer first", "Bearer first", "Bearer second"]);
-    assert_eq!(operator.reports.lock().unwrap()[0].1.len(), 1);
+    assert_eq!(*operator.reports.lock().unwrap(), [given_back(2)]);
 }
 
 #[tokio::test]
-async fn an_operator_that_knows_no_short_reports_is_told_by_long_ones() {
-    let report = || vec![Reported::GivenBack { lease: LeaseId("l".into()), seq: 2, amount: Amount::ZERO }];
-    for (is_old, how) in [(false, "brief"), (true, "whole")] {
-        let (operator, client, _token) = connected_to(Operator { is_old, ..Operator::default() }).await;
-        for _ in 0..2 {
-            client.report(report()).await.unwrap();
+async fn reports_go_on_one_stream_until_it_ends_or_another_would_be_proven_with_another_token() {
+    for (ends_after, streams) in [(None, 1), (Some((2, None)), 3), (Some((2, Some(Code::Unavailable))), 3)] {
+        let (operator, client, token) = connected_to(Operator { ends_after, ..Operator::default() }).await;
+        for seq in 0..5 {
+            client.report(given_back(seq)).await.unwrap();
         }
-        assert_eq!(*operator.reports.lock().unwrap(), vec![(how, report()); 2]);
+        assert_eq!(*operator.reports.lock().unwrap(), (0..5).map(given_back).collect::<Vec<_>>());
+        assert_eq!(*operator.tokens.lock().unwrap(), vec!["Bearer first"; streams], "{ends_after:?}");
+        std::fs::write(token.path(), "second").unwrap();
+        *client.token.read.lock().unwrap() = None;
+        client.report(given_back(5)).await.unwrap();
+        assert_eq!(operator.tokens.lock().unwrap().split_off(streams), ["Bearer second"]);
     }
+}
+
+#[tokio::test]
+async fn a_report_that_cannot_be_booked_is_sent_once() {
+    let (operator, client, _token) = connected().await;
+    client.report(given_back(0)).await.unwrap();
+    *operator.refuse_with.lock().unwrap() = Some(Code::InvalidArgument);
+    assert!(matches!(client.report(given_back(1)).await, Err(ClientError::Rejected(_))));
+    *operator.refuse_with.lock().unwrap() = None;
+    client.report(given_back(2)).await.unwrap();
+    assert_eq!(*operator.reports.lock().unwrap(), (0..3).map(given_back).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_too_late_is_not_taken_for_that_of_another_report() {
+    let (operator, client, _token) = connected().await;
+    client.report(given_back(0)).await.unwrap();
+    operator.is_silent.store(true, Ordering::Relaxed);
+    tokio::select! {
+        answer = client.report(given_back(1)) => panic!("{answer:?}"),
+        () = async { while operator.reports.lock().unwrap().len() < 2 { tokio::task::yield_now().await } } => {}
+    }
+    operator.is_silent.store(false, Ordering::Relaxed);
+    client.report(given_back(1)).await.unwrap();
+    assert_eq!(operator.tokens.lock().unwrap().len(), 2, "on a stream of its own");
 }
 
 #[tokio::test]
@@ -176,10 +219,12 @@ async fn a_new_connection_may_lead_to_another_operator_while_what_is_under_way_e
     let asked = || [&first, &second].map(|operator| operator.tokens.lock().unwrap().len());
     let mut pushes = Box::pin(client.watch().await.unwrap());
     client.acquire(ask(), || 0).await.unwrap();
-    assert_eq!(asked(), [2, 0]);
+    client.report(given_back(0)).await.unwrap();
+    assert_eq!(asked(), [3, 0]);
     client.connect_anew();
     client.acquire(ask(), || 0).await.unwrap();
-    assert_eq!(asked(), [2, 1]);
+    client.report(given_back(1)).await.unwrap();
+    assert_eq!(asked(), [3, 2]);
     assert!(pushes.next().await.unwrap().is_ok(), "the old connection goes on");
 }
 

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::*;
 use crate::api::AIBudget;
+use crate::channel::convert::report_to_wire;
 use crate::channel::message::{Pushed, Reported};
 use crate::core::call::{CallId, CallKind, CallOutcome, CallRecord};
 use crate::core::dimensions::Origin;
@@ -82,7 +83,7 @@ fn rules(budgets: Vec<Arc<AIBudget>>) -> Arc<Rules> {
 struct Bench {
     service: Arc<ControlService>,
     ledger: Arc<SqliteLedger>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
     _tasks: tokio::task::JoinSet<()>,
     _directory: tempfile::TempDir,
 }
@@ -109,7 +110,7 @@ impl Bench {
         });
         let (roster, credentials, metrics) = (Arc::new(Roster::default()), Credentials::new(client), Arc::new(Metrics::new()));
         let service = Arc::new(ControlService::new(context, roster, credentials, metrics, stop.subscribe()));
-        let bench = Bench { service, ledger, _stop: stop, _tasks: tasks, _directory: directory };
+        let bench = Bench { service, ledger, stop, _tasks: tasks, _directory: directory };
         bench.publish(vec![budget("all", "1", None), budget("web", "5", Some("web"))]);
         bench
     }
@@ -135,6 +136,14 @@ impl Bench {
             need: amount,
         };
         self.service.acquire(with_token(token, proto::AcquireRequest::from(ask))).await.map(Response::into_inner)
+    }
+
+    /// Why each report of a stream was not booked, of those that were answered.
+    async fn report(&self, token: &str, reports: Vec<Vec<Reported>>) -> Vec<Option<Code>> {
+        let reports = reports.into_iter().map(|report| Ok(report_to_wire(&report)));
+        let reports = futures::stream::iter(reports.collect::<Vec<_>>());
+        let answers = reports::answers(&self.service, with_token(token, ()).metadata(), reports, reports::LIFE).await.expect("a stream");
+        answers.map(|answer| answer.err().map(|status| status.code())).collect().await
     }
 }
 
@@ -202,7 +211,8 @@ async fn nobody_is_served_whom_the_api_server_does_not_know_or_who_has_no_sideca
     let bench = Bench::new();
     let code = |answer: Result<proto::AcquireResponse, Status>| answer.expect_err("a refusal").code();
     assert_eq!(code(bench.acquire("forged", "shop/all/m", 1).await), Code::Unauthenticated);
-    let none = bench.service.report(Request::new(proto::ReportRequest { entries: vec![] })).await.expect_err("a refusal");
+    let none =
+        reports::answers(&bench.service, &MetadataMap::new(), futures::stream::empty(), reports::LIFE).await.err().expect("a refusal");
     assert_eq!(none.code(), Code::Unauthenticated);
     let other = Caller { namespace: "elsewhere".into(), pod: "a".into(), uid: "uid-a".into() };
     let stranger = admitted(&other, bench.service.roster.member("uid-a"), Presence::Required).expect_err("another pod's UID");
@@ -217,7 +227,7 @@ async fn a_pod_that_has_ended_reports_but_spends_no_more() {
     let ended = PodFacts { ended: true, ..pod("a", "bot") };
     bench.service.roster.publish(u64::MAX, rules(vec![budget("all", "1", None)]), vec![ended]);
     assert_eq!(bench.acquire("pod-a", "shop/all/m", 1).await.expect_err("a refusal").code(), Code::PermissionDenied);
-    bench.service.report(with_token("pod-a", proto::ReportRequest { entries: vec![] })).await.expect("reports are taken");
+    assert_eq!(bench.report("pod-a", vec![vec![]]).await, [None], "reports are taken");
 }
 
 #[tokio::test]
@@ -243,11 +253,26 @@ async fn a_call_is_recorded_as_the_reporters_whatever_the_record_claims() {
     let begun = CallRecord::begun(CallId("call-1".into()), victim, Default::default(), kind, 0);
     let record = CallRecord { model: "m".into(), cost: PicoUsd::from_micro(3), outcome: CallOutcome::Completed, status: 200, ..begun };
     let entry = Reported::Settled { record: Arc::new(record), lease: None, unleased: vec![LimitKey("shop/all/m".into())] };
-    let report = || with_token("pod-a", proto::ReportRequest { entries: vec![entry.clone().into()] });
-    bench.service.report(report()).await.expect("taken");
-    bench.service.report(report()).await.expect("taken again");
+    assert_eq!(bench.report("pod-a", vec![vec![entry.clone()]; 2]).await, [None, None], "taken, and taken again");
     let query = CallQuery { from_ms: 0, to_ms: i64::MAX, ..CallQuery::default() };
     let totals = bench.ledger.totals(&query).await.expect("totals");
     let found: Vec<_> = totals.iter().map(|t| (t.origin.workload.as_str(), t.calls, t.cost)).collect();
     assert_eq!(found, [("Deployment/bot", 1, PicoUsd::from_micro(3))]);
+}
+
+#[tokio::test]
+async fn a_stream_of_reports_ends_when_its_token_has_to_be_proven_again_and_with_the_operator() {
+    let bench = Bench::new();
+    let open = async |life| {
+        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let reports = tokio_stream::wrappers::UnboundedReceiverStream::new(told);
+        (tell, reports::answers(&bench.service, with_token("pod-a", ()).metadata(), reports, life).await.expect("a stream"))
+    };
+    let (_tell, mut answers) = open(Duration::from_millis(1)).await;
+    assert!(answers.next().await.is_none());
+    let (tell, mut answers) = open(reports::LIFE).await;
+    tell.send(Ok(report_to_wire(&[]))).expect("somebody listens");
+    assert!(answers.next().await.expect("an answer").is_ok());
+    bench.stop.send_replace(true);
+    assert!(answers.next().await.is_none());
 }
