@@ -2,6 +2,7 @@
 //! that comes in is bounded and checked here, once.
 
 mod figures;
+mod record;
 mod report;
 
 pub use report::{MAX_ENTRIES, report_from_wire, report_to_wire};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::report::{checked, record_to_json};
+use super::record::{checked, record_to_json};
 use super::{Malformed, limit_keys, optional_lease, texts};
 use crate::channel::message::Reported;
 use crate::channel::proto;
@@ -37,7 +37,7 @@ pub struct Common {
 }
 
 /// The call that begins or ends, if its record says all of it.
-pub fn call(reported: &Reported) -> Option<Call<'_>> {
+fn call(reported: &Reported) -> Option<Call<'_>> {
     match reported {
         Reported::Settled { record, lease, unleased } => Some((record, lease, unleased)),
         Reported::Opened { call, lease, reserved, draft: Some(draft), unleased } => {
@@ -47,8 +47,10 @@ pub fn call(reported: &Reported) -> Option<Call<'_>> {
     }
 }
 
-/// A call's figures, with what it has in common with others among `common`; `None` when it is longer than others are.
-pub fn call_to_wire<'a>(call: Call<'a>, common: &mut Vec<(Call<'a>, proto::Common)>) -> Option<proto::CallFigures> {
+/// The figures of a call that begins or ends, with what it has in common with others among `common`; `None` when it is longer than others are,
+/// and for whatever is no call.
+pub fn to_wire<'a>(reported: &'a Reported, common: &mut Vec<(Call<'a>, proto::Common)>) -> Option<proto::CallFigures> {
+    let call = call(reported)?;
     let (record, lease, unleased) = call;
     let figures = figures_to_wire(record)?;
     let is_like = |((other, of, beside), _): &(Call<'_>, _)| (lease, unleased) == (*of, *beside) && record.is_like(other);

@@ -5,19 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::figures::{self, Common};
+use super::record::{record, record_to_json};
 use super::{MAX_ID_BYTES, Malformed, amount, bounded, lease, limit_keys, optional_lease, texts};
 use crate::channel::message::Reported;
 use crate::channel::proto::{self, entry::Entry};
-use crate::core::amount::Amount;
-use crate::core::call::{CallId, CallRecord};
+use crate::core::call::CallId;
 use crate::core::dimensions::{Dimension, Dimensions, MAX_VALUE_BYTES};
-use crate::core::money::PicoUsd;
 
 /// Most entries of one report. A busy sidecar makes two for each call, and while both sides wait for a CPU a report is answered in tens of
 /// milliseconds: with fewer entries in each it would fall behind.
 pub const MAX_ENTRIES: usize = 4096;
-/// Largest call record as JSON; ours are below 2 KiB.
-const MAX_RECORD_BYTES: usize = 64 << 10;
 /// Most outcomes of one entry.
 const MAX_OUTCOME_COUNT: u64 = 1 << 32;
 
@@ -25,8 +22,7 @@ const MAX_OUTCOME_COUNT: u64 = 1 << 32;
 pub fn report_to_wire(report: &[Reported]) -> proto::ReportRequest {
     let mut common = Vec::new();
     let entries = report.iter().map(|reported| {
-        let figures = figures::call(reported).and_then(|call| figures::call_to_wire(call, &mut common));
-        let entry = match (figures, reported) {
+        let entry = match (figures::to_wire(reported, &mut common), reported) {
             (Some(figures), Reported::Opened { .. }) => Entry::OpenedLike(figures),
             (Some(figures), _) => Entry::SettledLike(figures),
             (None, _) => written_out(reported.clone()),
@@ -111,38 +107,6 @@ fn reported(wire: Entry, common: &[Common], copied: &mut usize) -> Result<Report
             dimensions: dimensions(o.dimensions)?,
         },
     })
-}
-
-pub fn record_to_json(record: &CallRecord) -> Vec<u8> {
-    serde_json::to_vec(record).expect("a call record has string keys only, so it is JSON")
-}
-
-fn record(field: &'static str, json: &[u8]) -> Result<CallRecord, Malformed> {
-    if json.len() > MAX_RECORD_BYTES {
-        return Err(Malformed::TooLarge { field, found: json.len(), limit: MAX_RECORD_BYTES });
-    }
-    let mut record: CallRecord = serde_json::from_slice(json).map_err(|e| Malformed::Json { field, reason: e.to_string() })?;
-    record.id = CallId(bounded("record.id", record.id.0, MAX_ID_BYTES)?);
-    checked(record)
-}
-
-/// The record, if what it says can be.
-pub fn checked(record: CallRecord) -> Result<CallRecord, Malformed> {
-    if record.cost.is_negative() || record.cost > PicoUsd::MAX {
-        return Err(Malformed::OutOfRange { field: "record.cost", limit: PicoUsd::MAX.0 });
-    }
-    let reserved = record.reserved;
-    if !reserved.covers(&Amount::ZERO) || reserved.usd > PicoUsd::MAX {
-        return Err(Malformed::OutOfRange { field: "record.reserved", limit: PicoUsd::MAX.0 });
-    }
-    if i64::try_from(record.usage.total()).is_err() {
-        return Err(Malformed::OutOfRange { field: "record.usage", limit: i64::MAX.into() });
-    }
-    let values = record.dimensions.0.values().map(String::len).max().unwrap_or(0);
-    if values > MAX_VALUE_BYTES {
-        return Err(Malformed::TooLarge { field: "record.dimensions", found: values, limit: MAX_VALUE_BYTES });
-    }
-    Ok(record)
 }
 
 /// Dimensions that this release does not know are left out.

@@ -6,10 +6,12 @@ use uuid::Uuid;
 
 use super::super::figures::{MAX_COMMON_BYTES, MAX_COPIED_BYTES, outcome, usage};
 use super::*;
-use crate::core::call::{CallKind, Classification};
+use crate::core::amount::Amount;
+use crate::core::call::{CallKind, CallRecord, Classification};
 use crate::core::dimensions::Origin;
 use crate::core::lease::LeaseId;
 use crate::core::limit::LimitKey;
+use crate::core::money::PicoUsd;
 use crate::core::policy::{Detector, Protocol, Tier};
 use crate::core::usage::Usage;
 
