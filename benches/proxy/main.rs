@@ -4,13 +4,14 @@
 //! does meets all of them; see docs/performance.md for what is measured and how to read it.
 //!
 //! `make bench-proxy ONLY="1024/whole start"` measures only what is named: shapes by a part of their name, and the other tables as
-//! `memory`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
+//! `memory`, `first-byte`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
 //! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named; `--train`
 //! only puts every load on a sidecar that counts what it does.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod first_byte;
 mod load;
 mod operator;
 mod peers;
@@ -143,6 +144,11 @@ async fn bench(wanted: &Wanted) -> Result<()> {
         let rows = streams::events(&targets).await?;
         common::print("Events, one every 2 ms: from the provider to the caller", &rows);
         common::write("events.json", &rows)?;
+    }
+    if wanted.wants("first-byte") {
+        let rows = first_byte::first_bytes(&targets).await?;
+        common::print(&format!("A stream's first byte: prompt, and thought about for {} ms", provider::THINKING.as_millis()), &rows);
+        common::write("first-byte.json", &rows)?;
     }
     if wanted.wants("rate") {
         let rows = rate::rates(&targets).await?;

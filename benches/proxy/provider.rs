@@ -35,10 +35,14 @@ pub const API_KEY: &str = "sk-5f0d1c9be84a4e61a2c7b35d90f6e8417c2a9b0d3e5f617283
 pub const EVENTS: usize = 50;
 /// Of those, the ones with text.
 pub const TEXT_EVENTS: usize = EVENTS - 2;
+/// A streamed answer has at least so many bytes, whatever of it a proxy hides and however it frames the rest.
+pub const LEAST_STREAMED: usize = TEXT_EVENTS * 128;
 /// Events of a held answer that come before it is held.
 pub const EVENTS_BEFORE_HELD: usize = 10;
 /// Between two events of a paced answer.
 pub const PACE: Duration = Duration::from_millis(2);
+/// What a quick model takes for its first word: large ones take tens of times as long.
+pub const THINKING: Duration = Duration::from_millis(10);
 /// In an event of a paced answer: what comes before the [`stamp`], and its digits.
 pub const STAMP: &str = r#""content":"t"#;
 pub const STAMP_DIGITS: usize = 16;
@@ -58,6 +62,10 @@ pub enum Answer {
     Paced,
     /// In events, of which the last ones come only when [`Provider::release`] is called.
     Held,
+    /// In events, of which the first is sent as soon as the call is there, and the others when the caller had time to read it.
+    Prompt,
+    /// The same, after [`THINKING`].
+    Thought,
 }
 
 impl Answer {
@@ -68,6 +76,8 @@ impl Answer {
             Answer::Stream => "stream",
             Answer::Paced => "paced",
             Answer::Held => "held",
+            Answer::Prompt => "prompt",
+            Answer::Thought => "thought",
         }
     }
 
@@ -78,6 +88,8 @@ impl Answer {
             Answer::Stream => r#""stream":true,"#,
             Answer::Paced => r#""stream":true,"user":"paced","#,
             Answer::Held => r#""stream":true,"user":"held","#,
+            Answer::Prompt => r#""stream":true,"user":"prompt","#,
+            Answer::Thought => r#""stream":true,"user":"thought","#,
         }
     }
 
@@ -89,6 +101,8 @@ impl Answer {
             false => Answer::Whole,
             true if holds(r#""user":"paced""#) => Answer::Paced,
             true if holds(r#""user":"held""#) => Answer::Held,
+            true if holds(r#""user":"prompt""#) => Answer::Prompt,
+            true if holds(r#""user":"thought""#) => Answer::Thought,
             true => Answer::Stream,
         }
     }
@@ -179,6 +193,12 @@ impl Answers {
                 }
                 Answer::Paced => self.paced(&mut stream).await?,
                 Answer::Held => self.held(&mut stream).await?,
+                Answer::Prompt => self.prompt(&mut stream).await?,
+                Answer::Thought => {
+                    // Tokio's timers are good to a millisecond. Only one call at a time is answered so, and nobody else waits.
+                    std::thread::sleep(THINKING);
+                    self.prompt(&mut stream).await?;
+                }
             }
             // TLS keeps what it cannot write at once.
             stream.flush().await?;
@@ -186,7 +206,7 @@ impl Answers {
         Ok(())
     }
 
-    /// The same over HTTP/2, but for answers that are held.
+    /// The same over HTTP/2: whole, paced, or in events.
     async fn converse_http2(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<()> {
         let answer = service_fn(move |request: Request<Incoming>| {
             let answers = Arc::clone(&self);
@@ -216,6 +236,17 @@ impl Answers {
         for number in 0..EVENTS {
             tokio::time::sleep(PACE).await;
             stream.write_all(&self.event(Answer::Paced, number)).await?;
+        }
+        Ok(())
+    }
+
+    /// The caller would else wait for the CPU on which the rest is written, and the time to its first byte would be of that.
+    async fn prompt(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+        stream.write_all(STREAM_HEAD).await?;
+        stream.write_all(&self.events[0]).await?;
+        tokio::time::sleep(PACE).await;
+        for event in &self.events[1..] {
+            stream.write_all(event).await?;
         }
         Ok(())
     }
