@@ -163,7 +163,7 @@ fn request(protocol: Protocol, input: &[u8]) {
     // A closer bound takes off what each text needs less, so that each may be there once only.
     assert!(!of_openai(protocol) || texts <= input.len(), "a text was found twice");
     assert!(request.billable_by_words(window) <= request.billable_input(window), "the closer bound is none");
-    let change = Rewrite { model: Some("another".to_owned()), max_output: Some(17), include_usage: request.stream() };
+    let change = Rewrite { model: Some("another".into()), max_output: Some(17), include_usage: request.stream() };
     let rewritten = request.rewrite(&change);
     let was_json = serde_json::from_slice::<serde::de::IgnoredAny>(input).is_ok();
     assert!(!was_json || serde_json::from_slice::<serde::de::IgnoredAny>(&rewritten).is_ok(), "{}", String::from_utf8_lossy(&rewritten));

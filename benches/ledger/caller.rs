@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use spendkeeper::core::amount::{Amount, Unit};
 use spendkeeper::core::call::{CallId, CallKind, CallOutcome, CallRecord};
-use spendkeeper::core::dimensions::{Dimension, Dimensions, Origin};
+use spendkeeper::core::dimensions::{Dimension, Origin};
 use spendkeeper::core::lease::LeaseId;
 use spendkeeper::core::limit::{LimitKey, LimitTerms, Span};
 use spendkeeper::core::money::PicoUsd;
@@ -41,7 +41,7 @@ impl Caller {
     /// One that has a lease under the limit `key`, and has done what is measured once: plans are made then, and what a writer tidies up when
     /// it starts, and every ten seconds, is not measured in every repetition of less than one.
     pub async fn new(ledger: &Arc<dyn Ledger>, number: usize, key: &str, operation: Operation) -> Result<Caller> {
-        let (holder, lease) = (HolderId(format!("pod-{number}")), LeaseId(format!("lease-{number}")));
+        let (holder, lease) = (HolderId(format!("pod-{number}")), LeaseId(format!("lease-{number}").into()));
         let mut caller = Caller { ledger: Arc::clone(ledger), holder, lease, limit: limit(key), seq: 0 };
         caller.acquire().await?;
         caller.perform(operation).await?;
@@ -99,7 +99,7 @@ fn record(holder: &HolderId, number: u64) -> Arc<CallRecord> {
     let usage = Usage { input: 900, output: 100, ..Usage::default() };
     let dimensions = [(Dimension::Feature, "chat"), (Dimension::Team, "support")].map(|(d, value)| (d, value.to_owned()));
     Arc::new(CallRecord {
-        id: CallId(format!("{}-{number:016}", holder.0)),
+        id: CallId(format!("{}-{number:016}", holder.0).into()),
         started_at_ms: now_ms(),
         duration_ms: 800,
         time_to_first_byte_ms: Some(300),
@@ -109,7 +109,7 @@ fn record(holder: &HolderId, number: u64) -> Arc<CallRecord> {
             pod: "bot-1".into(),
             pod_uid: holder.0.clone(),
         }),
-        dimensions: Dimensions(dimensions.into()),
+        dimensions: dimensions.into(),
         kind: CallKind::Model { protocol: Protocol::OpenAIChat },
         route: "shop/models".into(),
         backend: "openai".into(),

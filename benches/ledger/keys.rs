@@ -65,7 +65,7 @@ async fn leases(ledger: &dyn Ledger, repetition: u64) -> Result<f64> {
         let amount = Amount { usd: PicoUsd(10), tokens: 1, requests: 1 };
         let span = Span::Fixed { start_ms: 0, end_ms: i64::MAX };
         let terms = LimitTerms { key: LimitKey(format!("shop/bench/session={key}")), unit: Unit::Usd, limit: 1_000, span };
-        let (lease, holder) = (LeaseId(format!("lease-{key}")), HolderId("pod".to_owned()));
+        let (lease, holder) = (LeaseId(format!("lease-{key}").into()), HolderId("pod".to_owned()));
         let request = Acquire { lease, seq: 1, holder, limits: vec![terms], min: amount, want: amount, now_ms: now_ms() };
         let began = Instant::now();
         let decision = ledger.acquire(request).await?;

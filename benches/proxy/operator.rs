@@ -45,7 +45,7 @@ impl Operator {
         let mut loaded = file::load(policy, |_| Some(credential.to_owned()))?;
         for (dimension, value) in dimensions {
             loaded.policy.dimensions.free.insert(dimension);
-            loaded.policy.dimensions.defaults.insert(dimension, value.to_owned());
+            loaded.policy.dimensions.defaults.set(dimension, value.to_owned());
         }
         let pushed =
             Pushed { policy: Some(loaded.policy), credentials: loaded.credentials, recall: Vec::new(), operator_version: "bench".into() };

@@ -61,8 +61,10 @@ fn put_file_in_force(in_force: &InForce, config: &Path, dimensions: Vec<(Dimensi
         tracing::info!("{variable} is not set: calls to {backend} carry the app's own key");
     }
     let policy = &mut loaded.policy.dimensions;
-    policy.free.extend(dimensions.iter().map(|(dimension, _)| *dimension));
-    policy.defaults.extend(dimensions);
+    for (dimension, value) in dimensions {
+        policy.free.insert(dimension);
+        policy.defaults.set(dimension, value);
+    }
     put_in_force(in_force, loaded.policy, &loaded.credentials)?;
     Ok(())
 }

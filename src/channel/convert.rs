@@ -68,17 +68,17 @@ fn whole(field: &'static str, text: &str) -> Result<i128, Malformed> {
 
 // ---- identifiers ----
 
-fn bounded(field: &'static str, text: String, limit: usize) -> Result<String, Malformed> {
-    match text.len() {
+fn bounded<T: AsRef<str>>(field: &'static str, text: T, limit: usize) -> Result<T, Malformed> {
+    match text.as_ref().len() {
         0 => Err(Malformed::Missing { field }),
         found if found > limit => Err(Malformed::TooLarge { field, found, limit }),
-        _ if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') => Err(Malformed::NotPrintable { field }),
+        _ if !text.as_ref().bytes().all(|b| b.is_ascii_graphic() || b == b' ') => Err(Malformed::NotPrintable { field }),
         _ => Ok(text),
     }
 }
 
 fn lease(text: String) -> Result<LeaseId, Malformed> {
-    bounded("lease", text, MAX_ID_BYTES).map(LeaseId)
+    bounded("lease", text, MAX_ID_BYTES).map(|text| LeaseId(text.into()))
 }
 
 fn optional_lease(text: String) -> Result<Option<LeaseId>, Malformed> {
@@ -106,7 +106,7 @@ impl From<LeaseAsk> for proto::AcquireRequest {
     fn from(ask: LeaseAsk) -> proto::AcquireRequest {
         let LeaseAsk { lease, seq, limits, min, want, need } = ask;
         let [min, want, need] = [min, want, need].map(|amount| Some(amount.into()));
-        proto::AcquireRequest { lease: lease.0, seq, limits: texts(limits), min, want, need }
+        proto::AcquireRequest { lease: lease.0.to_string(), seq, limits: texts(limits), min, want, need }
     }
 }
 

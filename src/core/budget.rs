@@ -247,7 +247,7 @@ mod tests {
     /// What the budgets say of a call to `gpt-5` with these dimensions.
     fn applicable(set: &BudgetSet, dimensions: &[(Dimension, &str)]) -> Applicable {
         let origin = Origin { namespace: "shop".into(), ..Origin::default() };
-        let dimensions = Dimensions(dimensions.iter().map(|(d, v)| (*d, (*v).to_owned())).collect());
+        let dimensions = dimensions.iter().map(|(d, v)| (*d, (*v).to_owned())).collect::<Dimensions>();
         set.applicable(&CallFacts { origin: &origin, dimensions: &dimensions, model: "gpt-5", backend: "openai", tier: None })
     }
 

@@ -12,9 +12,9 @@ use super::money::PicoUsd;
 use super::policy::{Detector, Protocol, Tier};
 use super::usage::Usage;
 
-/// Identifies a call for ever; a charge with an id that was seen before changes nothing.
+/// Identifies a call for ever; a charge with an id that was seen before changes nothing. Shared, since much is told of a call under its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct CallId(pub String);
+pub struct CallId(pub Arc<str>);
 
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,14 +38,14 @@ pub struct CallRecord {
     pub kind: CallKind,
     /// The route that chose the model: `namespace/name`, empty when none did.
     #[serde(default)]
-    pub route: String,
+    pub route: Arc<str>,
     /// Name of the backend that answered, or of the shared service.
     #[serde(default)]
-    pub backend: String,
+    pub backend: Arc<str>,
     #[serde(default)]
-    pub requested_model: String,
+    pub requested_model: Arc<str>,
     #[serde(default)]
-    pub model: String,
+    pub model: Arc<str>,
     #[serde(default)]
     pub requested_tier: Option<Tier>,
     #[serde(default)]
@@ -80,10 +80,10 @@ impl CallRecord {
             origin: origin.into(),
             dimensions,
             kind,
-            route: String::new(),
-            backend: String::new(),
-            requested_model: String::new(),
-            model: String::new(),
+            route: Arc::default(),
+            backend: Arc::default(),
+            requested_model: Arc::default(),
+            model: Arc::default(),
             requested_tier: None,
             tier: None,
             classification: None,

@@ -159,15 +159,13 @@ impl CelError {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
 
     fn holds(text: &str) -> Result<bool, CelError> {
         let origin = Origin { namespace: "shop".into(), workload: "Deployment/support-bot".into(), ..Origin::default() };
-        let dimensions = Dimensions(BTreeMap::from([(Dimension::Team, "support".into()), (Dimension::Session, "s-1".into())]));
+        let dimensions = Dimensions::from([(Dimension::Team, "support".into()), (Dimension::Session, "s-1".into())]);
         let call =
             CallFacts { origin: &origin, dimensions: &dimensions, model: "gpt-5-mini", backend: "openai", tier: Some(Tier::Economy) };
         Expression::compile(text)?.matches(&call)
@@ -178,7 +176,7 @@ mod tests {
         let expression = Expression::compile("call.team == 'a' || call.model.matches('^x') && call.session != ''").unwrap();
         let origin = Origin::default();
         let of = |team: &str, model: &str, session: &str| {
-            let dimensions = Dimensions(BTreeMap::from([(Dimension::Team, team.into()), (Dimension::Session, session.into())]));
+            let dimensions = Dimensions::from([(Dimension::Team, team.into()), (Dimension::Session, session.into())]);
             let call = CallFacts { origin: &origin, dimensions: &dimensions, model, backend: "b", tier: None };
             (expression.matches(&call).unwrap(), expression.matches(&call).unwrap())
         };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,13 +62,37 @@ pub struct Origin {
     pub pod_uid: String,
 }
 
-/// The dimensions of one call, as recorded.
+/// The dimensions of one call, as recorded. Calls whose headers say nothing of them share their pod's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Dimensions(pub BTreeMap<Dimension, String>);
+pub struct Dimensions(Arc<BTreeMap<Dimension, String>>);
 
 impl Dimensions {
     pub fn get(&self, dimension: Dimension) -> Option<&str> {
         self.0.get(&dimension).map(String::as_str)
+    }
+
+    pub fn contains(&self, dimension: Dimension) -> bool {
+        self.0.contains_key(&dimension)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Dimension, &str)> {
+        self.0.iter().map(|(dimension, value)| (*dimension, value.as_str()))
+    }
+
+    pub fn set(&mut self, dimension: Dimension, value: String) {
+        Arc::make_mut(&mut self.0).insert(dimension, value);
+    }
+}
+
+impl FromIterator<(Dimension, String)> for Dimensions {
+    fn from_iter<I: IntoIterator<Item = (Dimension, String)>>(named: I) -> Dimensions {
+        Dimensions(Arc::new(named.into_iter().collect()))
+    }
+}
+
+impl<const N: usize> From<[(Dimension, String); N]> for Dimensions {
+    fn from(named: [(Dimension, String); N]) -> Dimensions {
+        named.into_iter().collect()
     }
 }
 
@@ -76,7 +101,7 @@ impl Dimensions {
 #[serde(default, rename_all = "camelCase")]
 pub struct DimensionPolicy {
     /// Values from the pod's annotations. A dimension with a value here is pinned, unless it is also in `free`.
-    pub defaults: BTreeMap<Dimension, String>,
+    pub defaults: Dimensions,
     /// Dimensions with a default that callers may still override.
     pub free: BTreeSet<Dimension>,
     /// For a dimension that callers set: the values that count; others become [`UNRECOGNISED`].
@@ -86,7 +111,7 @@ pub struct DimensionPolicy {
 impl DimensionPolicy {
     /// True when a caller's value for `dimension` is ignored.
     pub fn is_pinned(&self, dimension: Dimension) -> bool {
-        self.defaults.contains_key(&dimension) && !self.free.contains(&dimension)
+        self.defaults.contains(dimension) && !self.free.contains(&dimension)
     }
 
     /// The dimensions of a call, given what its headers claim (`claim` is asked once for each free dimension).
@@ -97,10 +122,10 @@ impl DimensionPolicy {
                 continue;
             }
             if let Some(value) = claim(dimension).map(str::trim).filter(|v| !v.is_empty()) {
-                resolved.insert(dimension, self.admitted(dimension, value));
+                resolved.set(dimension, self.admitted(dimension, value));
             }
         }
-        Dimensions(resolved)
+        resolved
     }
 
     fn admitted(&self, dimension: Dimension, value: &str) -> String {
@@ -116,7 +141,7 @@ mod tests {
 
     fn policy() -> DimensionPolicy {
         DimensionPolicy {
-            defaults: BTreeMap::from([(Dimension::Team, "support".into()), (Dimension::Feature, "chat".into())]),
+            defaults: Dimensions::from([(Dimension::Team, "support".into()), (Dimension::Feature, "chat".into())]),
             free: BTreeSet::from([Dimension::Feature]),
             allowed: BTreeMap::from([(Dimension::Feature, BTreeSet::from(["chat".into(), "search".into()]))]),
         }

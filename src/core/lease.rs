@@ -14,6 +14,7 @@
 //! Pure: time (milliseconds of one monotonic clock) and identifiers come in as arguments; messages go out as values.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,7 @@ use super::money::PicoUsd;
 
 /// A lease's identity, chosen by its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LeaseId(pub String);
+pub struct LeaseId(pub Arc<str>);
 
 /// What lay untouched for so long is not needed.
 pub const IDLE_MS: i64 = 2_000;

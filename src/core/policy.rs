@@ -228,7 +228,7 @@ pub enum OtherRequests {
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// Unique within its route; also the `provider` of a record.
-    pub name: String,
+    pub name: Arc<str>,
     pub provider: Provider,
     /// Base URL without the provider's own path: `https://api.openai.com`.
     pub endpoint: String,
@@ -245,7 +245,7 @@ pub struct Backend {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Model {
-    pub name: String,
+    pub name: Arc<str>,
     pub tier: Tier,
     #[serde(default)]
     pub capabilities: BTreeSet<Capability>,

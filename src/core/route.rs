@@ -202,7 +202,7 @@ struct Wish<'a> {
 impl<'a> Wish<'a> {
     /// A name that several backends offer at different tiers asks for the highest of them.
     fn of(route: &'a Route, ask: &Ask<'_>) -> Result<Wish<'a>, RouteError> {
-        let named = offered(route, ask.protocol).filter(|(_, _, model)| model.name == ask.requested_model);
+        let named = offered(route, ask.protocol).filter(|(_, _, model)| *model.name == *ask.requested_model);
         if let Some(tier) = named.map(|(_, _, model)| model.tier).max() {
             return Ok(Wish { alias: None, tier });
         }
@@ -262,7 +262,7 @@ fn obstacle<'a>(ask: &Ask<'a>, provider: Provider) -> Option<&'a str> {
 
 /// True when every sensitivity rule that this call falls under lets the backend see it.
 fn allowed(route: &Route, ask: &Ask<'_>, backend: &Backend) -> bool {
-    sensitivity(route, ask).all(|rule| rule.backends.contains(&backend.name))
+    sensitivity(route, ask).all(|rule| rule.backends.contains(&*backend.name))
 }
 
 fn sensitivity<'a>(route: &'a Route, ask: &'a Ask<'_>) -> impl Iterator<Item = &'a super::policy::SensitivityRule> {
@@ -300,7 +300,7 @@ fn rank<'a>(
         .filter_map(|(b, m, model)| {
             let tariff = catalogue.latest(model.priced_as()).map(|price| Arc::clone(&price.tariff));
             let candidate = Candidate { backend: b, model: m, tariff, output_limit: output_limit(model, ask) };
-            let backend = route.backends[b].name.as_str();
+            let backend = route.backends[b].name.as_ref();
             let rank = rank_of(model, ask, bounds, is_translated(route, b, ask.protocol))?;
             Some(Ranked { candidate, rank, unhealthy: !healthy(backend), model: &model.name, backend })
         })
@@ -331,7 +331,7 @@ fn rank<'a>(
 
 /// `None` when the model must not answer.
 fn rank_of(model: &Model, ask: &Ask<'_>, bounds: &Bounds<'_>, translated: bool) -> Option<Rank> {
-    let asked = model.name == ask.requested_model;
+    let asked = *model.name == *ask.requested_model;
     if model.tier > bounds.ceiling {
         return None;
     }
@@ -388,7 +388,7 @@ fn reason(
     if let Some(alias) = wish.alias {
         return Reason::Alias { alias: alias.to_owned(), needed };
     }
-    let asked = || offered(route, ask.protocol).filter(|(_, _, model)| model.name == ask.requested_model);
+    let asked = || offered(route, ask.protocol).filter(|(_, _, model)| *model.name == *ask.requested_model);
     if asked().all(|(b, _, _)| !allowed(route, ask, &route.backends[b])) {
         return Reason::Sensitive { detectors: detected(route, ask) };
     }
@@ -406,10 +406,10 @@ fn reason(
 
 fn unknown(route: &Route, ask: &Ask<'_>) -> RouteError {
     let asked = ask.requested_model.to_owned();
-    let models = offered(route, ask.protocol).map(|(_, _, model)| &model.name);
-    let offered: BTreeSet<String> = models.chain(route.aliases.keys()).cloned().collect();
-    let offered = offered.into_iter().collect();
-    let has_it = |backend: &&Backend| backend.models.iter().any(|model| model.name == asked);
+    let models = offered(route, ask.protocol).map(|(_, _, model)| &*model.name);
+    let offered: BTreeSet<&str> = models.chain(route.aliases.keys().map(String::as_str)).collect();
+    let offered = offered.into_iter().map(str::to_owned).collect();
+    let has_it = |backend: &&Backend| backend.models.iter().any(|model| *model.name == *asked);
     let formats = route.backends.iter().filter(has_it).flat_map(|backend| backend.provider.formats());
     let elsewhere: BTreeSet<&str> = formats.map(|format| format.path()).collect();
     if elsewhere.is_empty() {
@@ -429,7 +429,7 @@ fn refusal(route: &Route, ask: &Ask<'_>, bounds: &Bounds<'_>) -> RouteError {
         return RouteError::NothingInReach { route: name, protocol: ask.protocol, ceiling, rule };
     }
     if in_reach.all(|(b, _, _)| !allowed(route, ask, &route.backends[b])) {
-        let backends = route.backends.iter().filter(|backend| allowed(route, ask, backend)).map(|backend| backend.name.clone());
+        let backends = route.backends.iter().filter(|backend| allowed(route, ask, backend)).map(|backend| backend.name.to_string());
         return RouteError::Sensitive { route: name, detectors: detected(route, ask), backends: backends.collect(), ceiling };
     }
     let obstacles = offered(route, ask.protocol)

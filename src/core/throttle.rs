@@ -120,7 +120,7 @@ mod tests {
             let leased = |team: &str, agent: &str, workload: &str| {
                 let origin = Origin { workload: workload.into(), ..Origin::default() };
                 let dimensions = [(Dimension::Team, team.to_owned()), (Dimension::Agent, agent.to_owned())];
-                let dimensions = Dimensions(dimensions.into_iter().collect());
+                let dimensions = dimensions.into_iter().collect::<Dimensions>();
                 let facts = CallFacts { origin: &origin, dimensions: &dimensions, model: "m", backend: "b", tier: None };
                 set.applicable(&facts).leased
             };

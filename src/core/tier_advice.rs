@@ -126,7 +126,7 @@ impl Replay {
     fn of(route: &Route, group: &Group, rows: &[&TierUsage], catalogue: &Catalogue, max_tier: Tier) -> Option<Replay> {
         let mut by_protocol: BTreeMap<Protocol, (Usage, Vec<&TierUsage>)> = BTreeMap::new();
         for row in rows.iter().filter(|row| would_move(row, max_tier) && is_reached(route, group, row, max_tier)) {
-            if let Some(backend) = route.backends.iter().find(|backend| backend.name == row.backend) {
+            if let Some(backend) = route.backends.iter().find(|backend| *backend.name == *row.backend) {
                 let (usage, moved) = by_protocol.entry(backend.provider.formats()[0]).or_default();
                 *usage = usage.saturating_add(&row.usage);
                 moved.push(row);
@@ -147,7 +147,7 @@ impl Replay {
                 continue;
             };
             replay.replayed += cost;
-            replay.to_models.insert(model.name.clone());
+            replay.to_models.insert(model.name.to_string());
             for row in moved {
                 replay.moved += row.calls;
                 replay.measured += row.cost;

@@ -56,7 +56,7 @@ pub fn dimensions(dimensions: &Dimensions) -> [&str; 5] {
 /// Five columns as dimensions.
 pub fn to_dimensions(columns: [String; 5]) -> Dimensions {
     let named = Dimension::ALL.into_iter().zip(columns).filter(|(_, value)| !value.is_empty());
-    Dimensions(named.collect())
+    named.collect()
 }
 
 pub fn texts<'a>(record: &'a CallRecord, holder: &'a HolderId) -> [&'a str; 17] {

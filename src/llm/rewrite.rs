@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -15,7 +16,7 @@ const LARGE: usize = 8 << 10;
 /// What to change; `None` and `false` leave a member alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Cap on output tokens.
     pub max_output: Option<u64>,
     /// Ask for usage in the stream (OpenAI's formats; the others always send it).
@@ -66,7 +67,7 @@ impl Request {
         if let Some(model) = &change.model {
             match &members.model {
                 // Where the path names the model, what the body says may be another: it must not go to who reads the body.
-                Some(span) if serde_json::from_slice::<String>(&self.body[span.clone()]).ok().as_ref() != Some(model) => {
+                Some(span) if serde_json::from_slice::<Cow<str>>(&self.body[span.clone()]).ok().as_deref() != Some(&**model) => {
                     splices.push((span.clone(), json_string(model)));
                 }
                 None if !self.addressed.protocol.has_model_in_path() => {
@@ -76,7 +77,7 @@ impl Request {
                 _ => {}
             }
         }
-        if let Some(model) = change.model.as_ref().filter(|model| **model != self.facts.model) {
+        if let Some(model) = change.model.as_ref().filter(|model| ***model != *self.facts.model) {
             let text = json_string(model);
             splices.extend(members.named.iter().map(|span| (span.clone(), text[1..text.len() - 1].to_owned())));
         }

@@ -105,7 +105,7 @@ mod tests {
         let ledger = SqliteLedger::open(&path).expect("a ledger");
         for n in 0..calls {
             let mut record = std::sync::Arc::unwrap_or_clone(record(&format!("call-{n:05}"), 1_000_001, CallOutcome::Completed));
-            record.model = "=m,\"x\"".to_owned();
+            record.model = "=m,\"x\"".into();
             let entry = Entry::Settled { record: record.into(), lease: None, unleased: vec![] };
             ledger.report(&holder("pod"), vec![entry], 1_000 + n as i64).await.expect("reported");
         }

@@ -158,7 +158,7 @@ pub fn dimension_policy(annotations: &BTreeMap<String, String>) -> Result<Dimens
             if !valid {
                 return Err(AnnotationError::Value { name, value: value.clone() });
             }
-            policy.defaults.insert(dimension, value.trim().to_owned());
+            policy.defaults.set(dimension, value.trim().to_owned());
         }
         if let Some(values) = annotations.get(&format!("{name}{}", annotation::VALUES_SUFFIX)) {
             policy.allowed.insert(dimension, words(values));

@@ -26,6 +26,9 @@ use crate::core::policy::Tier;
 use crate::core::route::Choice;
 use crate::llm::ErrorKind;
 
+/// Of the model's name that a caller gives, whatever its length.
+const RECORDED_CHARS: usize = 128;
+
 /// What every call needs.
 pub struct Sidecar {
     pub accounts: Arc<Accounts>,
@@ -166,11 +169,16 @@ fn refused(snapshot: &Snapshot, call: &Admitted, status: u16) -> CallRecord {
 /// What is known of a call before anything was chosen for it.
 pub fn blank(snapshot: &Snapshot, call: &Admitted, kind: CallKind) -> CallRecord {
     CallRecord {
-        requested_model: call.request.model().chars().take(128).collect(),
+        requested_model: shortened(call.request.model()).into(),
         bytes: call.request.body().len() as u64,
         outcome: CallOutcome::Unknown,
         ..record_of(snapshot, call.dimensions.clone(), kind, call.started_at_ms)
     }
+}
+
+/// A model's name as far as it is recorded.
+fn shortened(model: &str) -> &str {
+    &model[..model.char_indices().nth(RECORDED_CHARS).map_or(model.len(), |(end, _)| end)]
 }
 
 /// The record of something that has only begun.
@@ -180,7 +188,8 @@ pub fn record_of(snapshot: &Snapshot, dimensions: Dimensions, kind: CallKind, st
 
 /// Version 7: ordered by time, which keeps the ledger's index compact.
 pub fn new_id() -> CallId {
-    CallId(uuid::Uuid::now_v7().to_string())
+    let mut text = uuid::Uuid::encode_buffer();
+    CallId((&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)).into())
 }
 
 /// A future that goes on by itself when whoever waits for it goes away: a caller that hangs up before the answer's head.

@@ -32,6 +32,8 @@ pub struct Snapshot {
 /// A route, ready for use.
 pub struct ReadyRoute {
     pub route: Route,
+    /// `namespace/name`, as calls are recorded with it.
+    pub name: Arc<str>,
     /// What the classifier has to look for.
     pub detectors: BTreeSet<Detector>,
     /// In the order of `route.backends`.
@@ -83,10 +85,10 @@ impl ReadyRoute {
     fn new(route: &Route, credentials: &[BackendCredential]) -> Result<ReadyRoute, PolicyError> {
         let ready = |backend: &crate::core::policy::Backend| {
             let place = || format!("ModelRoute {}, backend {}", route.key, backend.name);
-            let given = credentials.iter().find(|c| c.route == route.key && c.backend == backend.name);
+            let given = credentials.iter().find(|c| c.route == route.key && *c.backend == *backend.name);
             let endpoint = Endpoint::parse(&backend.endpoint, place)?;
             let credential = given.map(|c| Credential::of(backend.provider, &c.value, endpoint.authority.host())).transpose();
-            let unusable = |error| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.clone(), error };
+            let unusable = |error| PolicyError::Credential { route: route.key.to_string(), backend: backend.name.to_string(), error };
             Ok(ReadyBackend {
                 id: format!("{}/{}", route.key, backend.name),
                 uris: fixed_uris(backend.provider, &endpoint),
@@ -96,7 +98,7 @@ impl ReadyRoute {
             })
         };
         let backends = route.backends.iter().map(ready).collect::<Result<_, PolicyError>>()?;
-        Ok(ReadyRoute { route: route.clone(), detectors: wanted_detectors(route), backends })
+        Ok(ReadyRoute { route: route.clone(), name: route.key.to_string().into(), detectors: wanted_detectors(route), backends })
     }
 
     pub fn key(&self) -> &ResourceKey {

@@ -142,7 +142,7 @@ fn find_credentials(loaded: &mut Loaded, route: &ResourceKey, spec: &ModelRouteS
             }),
             None => {
                 let backends = loaded.policy.routes.iter_mut().filter(|r| r.key == *route).flat_map(|r| &mut r.backends);
-                backends.filter(|b| b.name == backend.name).for_each(|b| b.has_credential = false);
+                backends.filter(|b| *b.name == *backend.name).for_each(|b| b.has_credential = false);
                 loaded.without_credential.push((backend.name.clone(), name));
             }
         }

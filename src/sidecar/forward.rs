@@ -241,7 +241,7 @@ fn draft(snapshot: &Snapshot, call: &Admitted, plan: &Plan<'_>, candidate: &Cand
     let backend = &plan.route.route.backends[candidate.backend];
     let model = &backend.models[candidate.model];
     CallRecord {
-        route: plan.route.key().to_string(),
+        route: plan.route.name.clone(),
         backend: backend.name.clone(),
         model: model.name.clone(),
         requested_tier: plan.choice.requested_tier,

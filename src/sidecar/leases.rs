@@ -98,7 +98,7 @@ impl Leases {
             }
             let waiting = lock(&gate.waiting).minus_floor_zero(need);
             let ask = {
-                let fresh = || LeaseId(Uuid::now_v7().to_string());
+                let fresh = || LeaseId(Uuid::now_v7().to_string().into());
                 let mut book = self.book();
                 let (ask, expired) = book.ask(limits, need, waiting, self.clock.monotonic_ms(), fresh);
                 self.note(&book, expired);

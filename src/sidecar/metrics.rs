@@ -173,14 +173,14 @@ impl Metrics {
             CallKind::Shared => return self.shared_bytes.inc_by(record.bytes as f64),
             CallKind::Unmetered => {
                 let charged = if record.unpriced { "unknown" } else { "known" };
-                return self.unmetered.with_label_values(&[record.backend.as_str(), charged]).inc();
+                return self.unmetered.with_label_values(&[record.backend.as_ref(), charged]).inc();
             }
         };
         let Some(tried) = tried.filter(|_| record.outcome != CallOutcome::Refused) else { return };
         let (operation, provider) = (protocol.operation(), tried.provider.name());
-        let (backend, model) = (record.backend.as_str(), record.model.as_str());
+        let (backend, model) = (record.backend.as_ref(), record.model.as_ref());
         // An alias or a model of the route: a name that no route offers never gets this far.
-        let asked = record.requested_model.as_str();
+        let asked = record.requested_model.as_ref();
         let call = [operation, provider, backend, asked, model, record.outcome.name()];
         self.duration.with_label_values(&call).observe(record.duration_ms as f64 / 1e3);
         if let Some(ms) = record.time_to_first_byte_ms.filter(|_| tried.streamed) {

@@ -17,7 +17,7 @@ use super::body::{BodyError, ProxyBody};
 use super::call::{Sidecar, record_of};
 use super::caller::CallerBody;
 use super::clock::elapsed_ms;
-use super::config::{ReadyBackend, Snapshot};
+use super::config::{ReadyBackend, ReadyRoute, Snapshot};
 use super::credential::{Signed, can_be_passed_on, not_passed_on};
 use super::refusal::Refusal;
 use super::server::plain_error;
@@ -26,7 +26,7 @@ use super::upstream::{Answer, UpstreamBody};
 use crate::core::call::{CallKind, CallOutcome, CallRecord};
 use crate::core::cel::CallFacts;
 use crate::core::limit::LimitKey;
-use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, ResourceKey, UnpricedModels};
+use crate::core::policy::{Backend, OtherRequests, Protocol, Provider, UnpricedModels};
 use crate::core::tariff::Billing;
 use crate::llm::passing::{is_free, provider_of, speaks, usage_of};
 use crate::llm::{ErrorKind, Pieces};
@@ -58,7 +58,7 @@ pub async fn pass(sidecar: Arc<Sidecar>, snapshot: Arc<Snapshot>, request: Reque
         return refuse(&sidecar, Refusal::new(ErrorKind::Unpriced, message), protocol);
     }
     let record = CallRecord {
-        route: route.to_string(),
+        route: route.name.clone(),
         backend: backend.name.clone(),
         unpriced: !free,
         ..record_of(&snapshot, dimensions, CallKind::Unmetered, sidecar.accounts.clock.unix_ms())
@@ -93,11 +93,11 @@ fn refuse(sidecar: &Sidecar, refusal: Refusal, protocol: Protocol) -> Response<P
 }
 
 /// The first backend of a provider, in the order of the routes, and its route: the only places that a request can be passed to.
-fn backend(snapshot: &Snapshot, provider: Provider) -> Option<(&ResourceKey, &Backend, &ReadyBackend)> {
+fn backend(snapshot: &Snapshot, provider: Provider) -> Option<(&ReadyRoute, &Backend, &ReadyBackend)> {
     let mut passing = snapshot.routes.iter().filter(|route| route.route.other_requests == OtherRequests::Pass);
     passing.find_map(|route| {
         let (backend, ready) = route.route.backends.iter().zip(&route.backends).find(|(backend, _)| backend.provider == provider)?;
-        Some((route.key(), backend, ready))
+        Some((route, backend, ready))
     })
 }
 
@@ -220,7 +220,7 @@ impl Metering {
         let billing = Billing { tier: reported.tier.unwrap_or_default(), regional: reported.regional.unwrap_or(false) };
         record.usage = reported.usage;
         record.cost = self.tariff.cost(&reported.usage, billing);
-        record.model = self.model;
+        record.model = self.model.into();
         record.unpriced = false;
     }
 }

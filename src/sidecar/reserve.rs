@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn words_count_where_the_tokenizer_is_public_and_an_estimate_only_where_it_is_lower() {
         let model = Model {
-            name: "gpt-5".to_owned(),
+            name: "gpt-5".into(),
             tier: Tier::Standard,
             capabilities: Default::default(),
             context_window: 400_000,
@@ -313,7 +313,7 @@ mod tests {
             residency: String::new(),
         };
         let backend = |endpoint: &str| Backend {
-            name: "b".to_owned(),
+            name: "b".into(),
             provider: Provider::OpenAI,
             service_tier: None,
             endpoint: endpoint.to_owned(),

@@ -79,7 +79,7 @@ impl Plan<'_> {
         if upstream == asked {
             return Ok(Outgoing { request: Cow::Borrowed(&self.call.request), translation: None });
         }
-        let answer = AnswerId { id: new_id().0, unix_s: self.call.started_at_ms.div_euclid(1_000) };
+        let answer = AnswerId { id: new_id().0.to_string(), unix_s: self.call.started_at_ms.div_euclid(1_000) };
         let (translation, request) = translate::request(&self.call.request, upstream, answer).map_err(|error| {
             let error = RouteError::Untranslatable {
                 route: self.route.key().to_string(),
@@ -97,7 +97,7 @@ impl Plan<'_> {
 /// should it fail, a fallback that cannot take the call is passed over then.
 fn obstacles(route: &ReadyRoute, request: &Request) -> BTreeMap<Protocol, String> {
     let asked = request.protocol();
-    let has_it = |backend: &&Backend| backend.models.iter().any(|model| model.name == request.model());
+    let has_it = |backend: &&Backend| backend.models.iter().any(|model| *model.name == *request.model());
     let native = |backend: &Backend| backend.provider.upstream_format(asked) == Some(asked);
     if route.route.backends.iter().filter(has_it).any(native) {
         return BTreeMap::new();
@@ -168,7 +168,7 @@ pub fn offered(snapshot: &Snapshot, protocol: Protocol) -> Vec<Offered> {
     for route in snapshot.routes.iter().map(|r| &r.route) {
         let speaks: Vec<_> = route.backends.iter().filter(|b| b.provider.upstream_format(protocol).is_some()).collect();
         for backend in &speaks {
-            all.extend(backend.models.iter().map(|m| Offered { name: m.name.clone(), owner: backend.name.clone() }));
+            all.extend(backend.models.iter().map(|m| Offered { name: m.name.to_string(), owner: backend.name.to_string() }));
         }
         if !speaks.is_empty() {
             all.extend(route.aliases.keys().map(|alias| Offered { name: alias.clone(), owner: route.key.to_string() }));

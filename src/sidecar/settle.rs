@@ -200,7 +200,7 @@ impl OpenCall {
             span.ended(&record, ending.charge.is_some());
         }
         if !reserved.covers(&cost) && self.lease.is_some() {
-            tracing::warn!(call = %record.id, model = record.model, ?reserved, ?cost, "a call cost more than it had reserved; all of it is charged");
+            tracing::warn!(call = %record.id, model = &*record.model, ?reserved, ?cost, "a call cost more than it had reserved; all of it is charged");
             self.accounts.metrics.overruns.inc();
         }
         // After a drain that took too long the journal has settled it already.

@@ -84,7 +84,7 @@ impl Count {
     fn new(sidecar: &Sidecar, snapshot: &Snapshot, request: &Request<CallerBody>, name: &str) -> Count {
         let dimensions = dimensions(&snapshot.policy.dimensions, request.headers());
         let begun = record_of(snapshot, dimensions, CallKind::Shared, sidecar.accounts.clock.unix_ms());
-        let record = CallRecord { backend: name.to_owned(), ..begun };
+        let record = CallRecord { backend: name.into(), ..begun };
         let accounts = Arc::clone(&sidecar.accounts);
         Count { accounts, record: Some(record), started: Instant::now(), status: StatusCode::BAD_GATEWAY, bytes: 0 }
     }

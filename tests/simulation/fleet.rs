@@ -129,7 +129,7 @@ struct Run {
 }
 
 fn id(call: u64) -> CallId {
-    CallId(call.to_string())
+    CallId(call.to_string().into())
 }
 
 fn usd(pico: i128) -> Amount {
@@ -313,7 +313,7 @@ impl Run {
         }
         let Some(first) = of.waiting.front() else { return };
         let behind: i128 = of.waiting.iter().skip(1).map(|wanted| wanted.need).sum();
-        let fresh = LeaseId(format!("{sidecar}-{}", of.leases));
+        let fresh = LeaseId(format!("{sidecar}-{}", of.leases).into());
         of.leases += 1;
         let (ask, expired) = of.book.ask(&self.limits, usd(first.need), usd(behind), now_ms, || fresh);
         of.asking = Some((ask, now_ms, None));

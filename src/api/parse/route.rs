@@ -38,7 +38,7 @@ pub fn route(key: ResourceKey, spec: &ModelRouteSpec, catalogue: &Catalogue) -> 
         }
     }
     for (index, alias) in spec.aliases.iter().enumerate() {
-        if backends.iter().flat_map(|b| &b.models).any(|m| m.name == alias.name) {
+        if backends.iter().flat_map(|b| &b.models).any(|m| *m.name == *alias.name) {
             problems.add(
                 format!("spec.aliases[{index}].name"),
                 format!("{:?} is a model of this route; an alias needs a name of its own", alias.name),
@@ -107,7 +107,7 @@ fn backend(field: &str, backend: &RouteBackend, catalogue: &Catalogue, prices: &
         }
     }
     Backend {
-        name: backend.name.clone(),
+        name: backend.name.as_str().into(),
         provider: backend.provider,
         service_tier: backend.service_tier,
         endpoint: endpoint.to_owned(),
@@ -132,7 +132,7 @@ fn model(field: &str, model: &BackendModel, catalogue: &Catalogue, problems: &mu
     let embeds = listed.is_some_and(|p| p.max_output.is_none() && p.tariff.list().output.0 == 0);
     let max_output = size("maxOutput", model.max_output, listed.and_then(|p| p.max_output).or(embeds.then_some(0)));
     Some(Model {
-        name: model.name.clone(),
+        name: model.name.as_str().into(),
         tier: model.tier,
         capabilities: model.capabilities.iter().copied().collect(),
         context_window: context_window?,

@@ -61,7 +61,7 @@ pub fn to_wire<'a>(reported: &'a Reported, common: &mut Vec<(Call<'a>, proto::Co
             if record_json.len() > MAX_COMMON_BYTES {
                 return None;
             }
-            let lease = lease.as_ref().map_or_else(String::new, |lease| lease.0.clone());
+            let lease = lease.as_ref().map_or_else(String::new, |lease| lease.0.to_string());
             common.push((call, proto::Common { record_json, lease, unleased: texts(unleased.clone()) }));
             common.len() - 1
         }
@@ -73,7 +73,7 @@ pub fn to_wire<'a>(reported: &'a Reported, common: &mut Vec<(Call<'a>, proto::Co
 fn figures_to_wire(record: &CallRecord) -> Option<proto::CallFigures> {
     let id = Uuid::try_parse(&record.id.0).ok()?;
     // The text that is made of it must be the same again.
-    if record.id.0.as_str() != id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) {
+    if record.id.0.as_ref() != id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) {
         return None;
     }
     let Figures { started_at_ms, duration_ms, time_to_first_byte_ms, complexity, usage, cost, reserved, bytes, outcome, status } =
@@ -165,5 +165,5 @@ pub fn record<'a>(wire: &proto::CallFigures, common: &'a [Common], copied: &mut 
         outcome: outcome(wire.outcome)?,
         status: u16::try_from(wire.status).map_err(|_| out_of_range("figures.status", u16::MAX.into()))?,
     };
-    Ok((checked(common.record.with(CallId(id.to_string()), &figures))?, common))
+    Ok((checked(common.record.with(CallId(id.to_string().into()), &figures))?, common))
 }

@@ -34,7 +34,7 @@ pub fn checked(record: CallRecord) -> Result<CallRecord, Malformed> {
     if i64::try_from(record.usage.total()).is_err() {
         return Err(Malformed::OutOfRange { field: "record.usage", limit: i64::MAX.into() });
     }
-    let values = record.dimensions.0.values().map(String::len).max().unwrap_or(0);
+    let values = record.dimensions.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
     if values > MAX_VALUE_BYTES {
         return Err(Malformed::TooLarge { field: "record.dimensions", found: values, limit: MAX_VALUE_BYTES });
     }

@@ -1,7 +1,6 @@
 //! Reports: what happened, in order. What calls of one report have in common is said once, and of each call only its
 //! [figures](super::figures), when it begins and when it ends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::figures::{self, Common};
@@ -36,25 +35,25 @@ pub fn report_to_wire(report: &[Reported]) -> proto::ReportRequest {
 fn written_out(reported: Reported) -> Entry {
     match reported {
         Reported::Opened { call, lease, reserved, draft, unleased } => Entry::Opened(proto::Opened {
-            call: call.0,
-            lease: lease.map_or_else(String::new, |lease| lease.0),
+            call: call.0.to_string(),
+            lease: lease.map_or_else(String::new, |lease| lease.0.to_string()),
             reserved: Some(reserved.into()),
             record_json: draft.map_or_else(Vec::new, |draft| record_to_json(&draft)),
             unleased: texts(unleased),
         }),
         Reported::Settled { record, lease, unleased } => Entry::Settled(proto::Settled {
             record_json: record_to_json(&record),
-            lease: lease.map_or_else(String::new, |lease| lease.0),
+            lease: lease.map_or_else(String::new, |lease| lease.0.to_string()),
             unleased: texts(unleased),
         }),
         Reported::GivenBack { lease, seq, amount } => {
-            Entry::GivenBack(proto::GivenBack { lease: lease.0, seq, amount: Some(amount.into()) })
+            Entry::GivenBack(proto::GivenBack { lease: lease.0.to_string(), seq, amount: Some(amount.into()) })
         }
         Reported::Outcome { id, outcome, count, dimensions } => Entry::Outcome(proto::Outcome {
             id,
             outcome,
             count,
-            dimensions: dimensions.0.into_iter().map(|(d, v)| (d.name().to_owned(), v)).collect(),
+            dimensions: dimensions.iter().map(|(d, v)| (d.name().to_owned(), v.to_owned())).collect(),
         }),
     }
 }
@@ -86,7 +85,7 @@ fn reported(wire: Entry, common: &[Common], copied: &mut usize) -> Result<Report
             Reported::Settled { record: Arc::new(record), lease: lease.clone(), unleased: unleased.clone() }
         }
         Entry::Opened(o) => Reported::Opened {
-            call: CallId(bounded("opened.call", o.call, MAX_ID_BYTES)?),
+            call: CallId(bounded("opened.call", o.call, MAX_ID_BYTES)?.into()),
             lease: optional_lease(o.lease)?,
             reserved: amount("opened.reserved", o.reserved)?,
             draft: if o.record_json.is_empty() { None } else { Some(Arc::new(record("opened.record_json", &o.record_json)?)) },
@@ -113,7 +112,7 @@ fn reported(wire: Entry, common: &[Common], copied: &mut usize) -> Result<Report
 fn dimensions(wire: std::collections::HashMap<String, String>) -> Result<Dimensions, Malformed> {
     let known = wire.into_iter().filter_map(|(name, value)| Dimension::from_name(&name).map(|d| (d, value)));
     let bounded = known.map(|(d, value)| Ok((d, bounded("outcome.dimensions", value, MAX_VALUE_BYTES)?)));
-    Ok(Dimensions(bounded.collect::<Result<BTreeMap<_, _>, Malformed>>()?))
+    bounded.collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -7,7 +5,7 @@ use crate::core::dimensions::Dimension;
 
 fn row(team: &str, calls: u64, cost: i128) -> UsageRow {
     UsageRow {
-        dimensions: Dimensions(BTreeMap::from([(Dimension::Team, team.to_owned())])),
+        dimensions: Dimensions::from([(Dimension::Team, team.to_owned())]),
         model: "m".into(),
         backend: "cloud".into(),
         calls,

@@ -15,7 +15,7 @@ fn set(names: &[&str]) -> Vec<LimitKey> {
 }
 
 fn id(name: &str) -> LeaseId {
-    LeaseId(name.to_owned())
+    LeaseId(name.into())
 }
 
 /// A book with `granted` under limit `a`, in a lease that expires at `expires_ms`.

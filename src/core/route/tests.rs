@@ -99,7 +99,7 @@ impl Call {
         then(&Ask {
             protocol: self.protocol,
             requested_model: self.model,
-            dimensions: &Dimensions(BTreeMap::from([(Dimension::Feature, self.feature.to_owned())])),
+            dimensions: &Dimensions::from([(Dimension::Feature, self.feature.to_owned())]),
             classification: &classification,
             required: &self.required,
             input_bound: self.input_bound,
@@ -115,7 +115,7 @@ impl Call {
     /// Names of the candidates in order, or the error's text.
     fn names(&self, route: &Route) -> Vec<String> {
         match self.choose(route) {
-            Ok(choice) => choice.candidates.iter().map(|c| route.backends[c.backend].models[c.model].name.clone()).collect(),
+            Ok(choice) => choice.candidates.iter().map(|c| route.backends[c.backend].models[c.model].name.to_string()).collect(),
             Err(error) => vec![error.to_string()],
         }
     }
@@ -334,7 +334,7 @@ fn any_tier() -> impl Strategy<Value = Tier> {
 prop_compose! {
     fn any_model()(name in "[a-d]", tier in any_tier(), tools: bool, window in 1_000u64..200_000, max_output in 100u64..20_000) -> Model {
         let capabilities = if tools { BTreeSet::from([Capability::Tools]) } else { BTreeSet::new() };
-        Model { name, tier, capabilities, context_window: window, max_output, base_model: None, residency: String::new() }
+        Model { name: name.into(), tier, capabilities, context_window: window, max_output, base_model: None, residency: String::new() }
     }
 }
 
@@ -388,7 +388,7 @@ proptest! {
             let backend = &route.backends[candidate.backend];
             let model = &backend.models[candidate.model];
             prop_assert!(Some(model.tier) <= choice.requested_tier);
-            let leak = !call.sensitive.is_empty() && !route.sensitivity.is_empty() && backend.name != "b1";
+            let leak = !call.sensitive.is_empty() && !route.sensitivity.is_empty() && *backend.name != *"b1";
             prop_assert!(!leak);
             prop_assert!(candidate.output_limit >= 1 && candidate.output_limit <= model.max_output);
             let same = |c: &Candidate| (c.backend, c.model) == (candidate.backend, candidate.model);
@@ -405,11 +405,11 @@ proptest! {
         let prices = priced();
         let per_token = |model: &Model| prices.latest(&model.name).map_or(PicoUsd::MAX, |price| price.tariff.list().input);
         let admissible = |backend: &Backend, model: &Model| {
-            let allowed = call.sensitive.is_empty() || route.sensitivity.is_empty() || backend.name == "b1";
+            let allowed = call.sensitive.is_empty() || route.sensitivity.is_empty() || *backend.name == *"b1";
             let cap = call.output_cap.unwrap_or(0);
-            let fits = model.name == call.model || (cap <= model.max_output && call.input_bound + cap.max(1) <= model.context_window);
+            let fits = *model.name == *call.model || (cap <= model.max_output && call.input_bound + cap.max(1) <= model.context_window);
             let in_tiers = model.tier <= ceiling && model.tier >= call.needs.min(ceiling);
-            allowed && fits && in_tiers && call.required.is_subset(&model.capabilities) && backend.name != call.down
+            allowed && fits && in_tiers && call.required.is_subset(&model.capabilities) && *backend.name != *call.down
         };
         let all = route.backends.iter().flat_map(|b| b.models.iter().map(move |m| (b, m)));
         if let Some(least) = all.filter(|(b, m)| admissible(b, m)).map(|(_, m)| per_token(m)).min() {

@@ -74,7 +74,7 @@ fn catalogue() -> Catalogue {
 fn calls(feature: &str, calls: u64, needed: Tier) -> TierUsage {
     let usage = Usage { input: 900 * calls, output: 100 * calls, ..Usage::default() };
     TierUsage {
-        dimensions: Dimensions(BTreeMap::from([(Dimension::Feature, feature.to_owned()), (Dimension::Team, "support".to_owned())])),
+        dimensions: Dimensions::from([(Dimension::Feature, feature.to_owned()), (Dimension::Team, "support".to_owned())]),
         backend: "cloud".into(),
         model: "big".into(),
         tier: Some(Tier::Frontier),
@@ -147,7 +147,7 @@ fn the_tier_that_saves_most_is_proposed() {
 fn calls_without_a_feature_are_their_teams_and_those_of_nobody_are_left_alone() {
     let without = |feature: &str, team: &str| {
         let named = [(Dimension::Feature, feature), (Dimension::Team, team)].into_iter().filter(|(_, value)| !value.is_empty());
-        TierUsage { dimensions: Dimensions(named.map(|(d, v)| (d, v.to_owned())).collect()), ..calls("", 30, Tier::Standard) }
+        TierUsage { dimensions: named.map(|(d, v)| (d, v.to_owned())).collect(), ..calls("", 30, Tier::Standard) }
     };
     let proposals = advice(&route(), &[without("", "support"), without(UNRECOGNISED, "support")]);
     assert_eq!(rules(&proposals[0].patch)[0]["teams"], json!(["support"]));

@@ -93,7 +93,7 @@ impl Model {
 
     async fn step(&mut self, ledger: &dyn Ledger, step: Step) {
         let number = self.number;
-        let id = |lease: u8| LeaseId(format!("lease-{number}-{lease}"));
+        let id = |lease: u8| LeaseId(format!("lease-{number}-{lease}").into());
         match step {
             Step::Acquire { lease, min, more } => {
                 let (limits, state) = ([self.limit()], self.leases.entry(lease).or_default());
@@ -122,7 +122,7 @@ impl Model {
                     lease,
                     vec![
                         Entry::Opened {
-                            call: CallId(call),
+                            call: CallId(call.into()),
                             lease: Some(id(lease)),
                             reserved: usd(reserved),
                             draft: None,
@@ -141,7 +141,7 @@ impl Model {
                 let reserved = self.share(lease, share);
                 let needed = reserved * i128::from(needed_share) / 100;
                 self.calls += 1;
-                let call = CallId(format!("call-{number}-{}", self.calls));
+                let call = CallId(format!("call-{number}-{}", self.calls).into());
                 let opened = |reserved| Entry::Opened {
                     call: call.clone(),
                     lease: Some(id(lease)),

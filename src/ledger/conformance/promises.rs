@@ -294,7 +294,7 @@ pub async fn sums_over_any_stretch_are_those_of_its_calls<H: Home>() {
     for (n, (at_ms, kind, model, later_ms)) in calls.new_tree(&mut runner).expect("calls").current().into_iter().enumerate() {
         let call = |outcome, cost| {
             let mut record = Arc::unwrap_or_clone(record(&format!("c{n}"), cost, outcome));
-            (record.model, record.route) = (format!("model-{model}"), if model == 0 { String::new() } else { "shop/models".into() });
+            (record.model, record.route) = (format!("model-{model}").into(), if model == 0 { "" } else { "shop/models" }.into());
             Arc::new(record)
         };
         let (lost, ended) = (call(CallOutcome::Unknown, 9_000_000_000_000_123_457), call(CallOutcome::Completed, 7));
@@ -332,8 +332,9 @@ pub async fn sums_over_any_stretch_are_those_of_its_calls<H: Home>() {
         let (one, other, of_route) = stretches.new_tree(&mut runner).expect("a stretch").current();
         let (from_ms, to_ms) = (one.min(other), one.max(other));
         let route = of_route.then(|| "shop/models".to_owned());
-        let within =
-            expected.iter().filter(|(record, at_ms)| (from_ms..to_ms).contains(at_ms) && route.as_ref().is_none_or(|r| *r == record.route));
+        let within = expected
+            .iter()
+            .filter(|(record, at_ms)| (from_ms..to_ms).contains(at_ms) && route.as_ref().is_none_or(|r| **r == *record.route));
         let calls = usage::together(within.map(|(record, at_ms)| usage::of_call(record, *at_ms)));
         assert_eq!(bench.ledger.totals(&CallQuery { from_ms, to_ms, route }).await.expect("totals"), calls, "{from_ms} to {to_ms}");
     }

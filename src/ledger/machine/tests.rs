@@ -25,7 +25,7 @@ fn terms() -> impl Strategy<Value = Vec<LimitTerms>> {
 }
 
 fn lease() -> impl Strategy<Value = LeaseId> {
-    (0..3_u8).prop_map(|n| LeaseId(format!("lease-{n}")))
+    (0..3_u8).prop_map(|n| LeaseId(format!("lease-{n}").into()))
 }
 
 fn of_lease() -> impl Strategy<Value = Option<LeaseId>> {
@@ -37,7 +37,7 @@ fn pod() -> impl Strategy<Value = HolderId> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let call = (0..6_u8).prop_map(|n| CallId(format!("call-{n}"))).boxed();
+    let call = (0..6_u8).prop_map(|n| CallId(format!("call-{n}").into())).boxed();
     prop_oneof![
         (call.clone(), of_lease(), amount(), terms()).prop_map(|(call, lease, reserved, unleased)| {
             let draft = lease.is_none().then(|| record(&call.0, 1, CallOutcome::Unknown));

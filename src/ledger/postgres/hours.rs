@@ -213,7 +213,7 @@ impl ToSumAnew {
             return Ok(ToSumAnew::default());
         }
         let replaced = books.iter().filter_map(|booking| match booking {
-            Booking::Call { record, replaces: true, .. } => Some(record.id.0.as_str()),
+            Booking::Call { record, replaces: true, .. } => Some(record.id.0.as_ref()),
             _ => None,
         });
         let replaced: Vec<&str> = replaced.collect();

@@ -69,10 +69,10 @@ impl Reading<'_> {
     /// Reads and locks, in one round trip: the server carries the statements out in this order.
     async fn read(&mut self, to_read: &ToRead<'_>, ranges: &[Accounts], needed: &Needed) -> Result<(), Failure> {
         let Session { client, statements, is_alone, .. } = self.session;
-        let leases: Vec<&str> = to_read.leases.iter().map(|lease| lease.0.as_str()).collect();
-        let asked: Vec<&str> = to_read.asked.iter().map(|lease| lease.0.as_str()).collect();
+        let leases: Vec<&str> = to_read.leases.iter().map(|lease| lease.0.as_ref()).collect();
+        let asked: Vec<&str> = to_read.asked.iter().map(|lease| lease.0.as_ref()).collect();
         let holders: Vec<&str> = to_read.holders.iter().map(|holder| holder.0.as_str()).collect();
-        let calls: Vec<&str> = to_read.calls.iter().map(|call| call.0.as_str()).collect();
+        let calls: Vec<&str> = to_read.calls.iter().map(|call| call.0.as_ref()).collect();
         let begin = async { if self.is_begun { Ok(None) } else { self.session.begin().await } };
         let (clock, leases, open, unknown, ended, outcomes, accounts) = futures::try_join!(
             begin,
@@ -87,17 +87,18 @@ impl Reading<'_> {
         let rows = &mut self.rows;
         rows.seen_ms = rows.seen_ms.max(clock.unwrap_or(i64::MIN));
         for row in &leases {
-            rows.leases.load(LeaseId(row.try_get(0)?), lease(row)?);
+            rows.leases.load(LeaseId(row.try_get::<_, &str>(0)?.into()), lease(row)?);
         }
         for row in &open {
-            rows.open.load(CallId(row.try_get(0)?), open_call(row)?);
+            rows.open.load(CallId(row.try_get::<_, &str>(0)?.into()), open_call(row)?);
         }
         for row in &unknown {
             let charges: &str = row.try_get(1)?;
-            rows.ended.load(CallId(row.try_get(0)?), Ended::Unknown { charges: decode(charges, "the charges of a call")? });
+            rows.ended
+                .load(CallId(row.try_get::<_, &str>(0)?.into()), Ended::Unknown { charges: decode(charges, "the charges of a call")? });
         }
         for row in &ended {
-            rows.ended.load(CallId(row.try_get(0)?), Ended::Known);
+            rows.ended.load(CallId(row.try_get::<_, &str>(0)?.into()), Ended::Known);
         }
         for row in &outcomes {
             rows.outcomes.load(row.try_get(0)?, ());
@@ -194,7 +195,7 @@ fn open_call(row: &Row) -> Result<OpenCall, Failure> {
     let draft: Option<&str> = row.try_get(7)?;
     Ok(OpenCall {
         holder: HolderId(row.try_get(1)?),
-        lease: (!lease.is_empty()).then_some(LeaseId(lease)),
+        lease: (!lease.is_empty()).then(|| LeaseId(lease.into())),
         reserved: amount(row, 3)?,
         unleased: decode(row.try_get(6)?, "the limits of an open call")?,
         draft: draft.map(|text| decode(text, "the draft of a record")).transpose()?,

@@ -147,7 +147,7 @@ impl Writes {
             match change {
                 Change::New(row) => {
                     let first =
-                        [id.0.as_str().into(), row.holder.0.as_str().into(), encode(&row.answer)?.into(), encode(&row.limits)?.into()];
+                        [id.0.as_ref().into(), row.holder.0.as_str().into(), encode(&row.answer)?.into(), encode(&row.limits)?.into()];
                     new_leases.push(
                         first
                             .into_iter()
@@ -158,7 +158,7 @@ impl Writes {
                 }
                 Change::Changed(row) => {
                     let first: [Value; 4] =
-                        [id.0.as_str().into(), encode(&row.answer)?.into(), row.seq.cast_signed().into(), row.touched_ms.into()];
+                        [id.0.as_ref().into(), encode(&row.answer)?.into(), row.seq.cast_signed().into(), row.touched_ms.into()];
                     changed_leases.push(first.into_iter().chain(amounts(row.outstanding)).chain(amounts(row.reserved)));
                 }
                 // The machine deletes none: they are forgotten later, by how long they have been empty.
@@ -171,18 +171,18 @@ impl Writes {
                 Change::New(call) => {
                     let lease = call.lease.as_ref().map_or("", |lease| &lease.0);
                     let draft = Value::Text(call.draft.as_deref().map(encode).transpose()?);
-                    let first = [id.0.as_str().into(), call.holder.0.as_str().into(), lease.into()];
+                    let first = [id.0.as_ref().into(), call.holder.0.as_str().into(), lease.into()];
                     new_open_calls.push(first.into_iter().chain(amounts(call.reserved)).chain([encode(&call.unleased)?.into(), draft]));
                 }
-                Change::Changed(call) => changed_open_calls.push([Value::from(id.0.as_str())].into_iter().chain(amounts(call.reserved))),
-                Change::Deleted => deleted_open_calls.push([id.0.as_str().into()]),
+                Change::Changed(call) => changed_open_calls.push([Value::from(id.0.as_ref())].into_iter().chain(amounts(call.reserved))),
+                Change::Deleted => deleted_open_calls.push([id.0.as_ref().into()]),
             }
         }
         let [mut new_unknown_calls, mut deleted_unknown_calls] = <[Columns; 2]>::default();
         for (id, change) in rows.ended.changes() {
             match change {
-                Change::New(Ended::Unknown { charges }) => new_unknown_calls.push([id.0.as_str().into(), encode(charges)?.into()]),
-                Change::Changed(Ended::Known) => deleted_unknown_calls.push([id.0.as_str().into()]),
+                Change::New(Ended::Unknown { charges }) => new_unknown_calls.push([id.0.as_ref().into(), encode(charges)?.into()]),
+                Change::Changed(Ended::Known) => deleted_unknown_calls.push([id.0.as_ref().into()]),
                 // That a call has ended is what its record says; what is unknown of it never changes but to be known.
                 Change::New(Ended::Known) | Change::Changed(Ended::Unknown { .. }) | Change::Deleted => {}
             }
@@ -256,7 +256,7 @@ fn booked(books: &[Booking]) -> (Columns, Columns, Columns) {
     for (id, (replaces, booking)) in last {
         let Booking::Call { record, holder, at_ms, .. } = booking else { continue };
         if replaces {
-            replaced.push([id.0.as_str().into()]);
+            replaced.push([id.0.as_ref().into()]);
         }
         let (texts, numbers) = (texts(record, holder).map(Value::from), numbers(record, *at_ms).map(Value::Number));
         debug_assert_eq!((texts.len(), numbers.len()), (TEXTS.len(), NUMBERS.len()));

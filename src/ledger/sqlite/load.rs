@@ -101,7 +101,7 @@ fn open_calls(connection: &Connection, rows: &mut Rows, condition: &str, value: 
         let draft: Option<String> = row.get(7)?;
         let call = OpenCall {
             holder: HolderId(row.get(1)?),
-            lease: (!lease.is_empty()).then_some(LeaseId(lease)),
+            lease: (!lease.is_empty()).then(|| LeaseId(lease.into())),
             reserved: row::amount(row, 3)?,
             unleased: decode(row.get_ref(6)?.as_str().map_err(row::not_text)?, "the limits of an open call")?,
             draft: draft.map(|text| decode(&text, "the draft of a record")).transpose()?,

@@ -168,7 +168,7 @@ fn a_bad_request_says_what_is_wrong() {
 fn the_cap_goes_where_the_caller_has_one_or_would() {
     let cap = |body: &str| {
         let r = read("/v1beta/models/g:generateContent", body.to_owned()).expect("a valid request");
-        let changed = r.rewrite(&Rewrite { model: Some("other".to_owned()), max_output: Some(7), include_usage: true });
+        let changed = r.rewrite(&Rewrite { model: Some("other".into()), max_output: Some(7), include_usage: true });
         String::from_utf8(changed.to_vec()).expect("text")
     };
     for (body, expected) in [
@@ -198,7 +198,7 @@ fn embeddings_have_no_output_and_are_bounded_by_their_texts() {
     for (verb, body, bound) in [("embedContent", &one, 8 + 32), ("batchEmbedContents", &batch, 9 + 64), ("predict", &predict, 8 + 32)] {
         let r = read(&format!("/v1beta/models/e:{verb}"), body.to_string()).expect("a valid request");
         assert_eq!((r.choices(), r.max_output(), r.billable_input(2_048)), (0, None, bound), "{verb}");
-        let changed = r.rewrite(&Rewrite { model: Some("x\"y".to_owned()), max_output: Some(7), include_usage: false });
+        let changed = r.rewrite(&Rewrite { model: Some("x\"y".into()), max_output: Some(7), include_usage: false });
         let expected = body.to_string().replace("models/gemini-embedding-001", "models/x\\\"y");
         assert_eq!(std::str::from_utf8(&changed), Ok(expected.as_str()));
     }

@@ -29,7 +29,7 @@ fn with(protocol: Protocol, more: Value) -> Request {
 }
 
 fn rewritten(request: &Request, model: &str, cap: u64) -> Value {
-    let change = Rewrite { model: Some(model.to_owned()), max_output: Some(cap), include_usage: false };
+    let change = Rewrite { model: Some(model.into()), max_output: Some(cap), include_usage: false };
     let text = request.rewrite(&change);
     // A member that is there twice would not survive this.
     serde_json::from_slice(&text).expect("JSON")
@@ -304,7 +304,7 @@ fn the_deployment_in_the_path_wins_and_the_body_says_the_same_afterwards() {
         }
     }
     let same = parse(addressed(chat), Bytes::from_static(br#"{"model": "my gpt", "max_tokens": 9, "messages": []}"#)).expect("a request");
-    let change = Rewrite { model: Some("my gpt".to_owned()), max_output: Some(9), include_usage: false };
+    let change = Rewrite { model: Some("my gpt".into()), max_output: Some(9), include_usage: false };
     assert_eq!(same.rewrite(&change).as_ptr(), same.body().as_ptr());
     let bare = parse(addressed("/openai/deployments/e/embeddings"), Bytes::from_static(br#"{"input": "x"}"#)).expect("a request");
     assert_eq!(rewritten(&bare, "e", 9), json!({"model": "e", "input": "x"}));
@@ -656,7 +656,7 @@ proptest! {
         let body = json!(members).to_string();
         for protocol in [OpenAIChat, OpenAIResponses, OpenAICompletions, OpenAIEmbeddings] {
             if let Ok(request) = parse(Addressed::plain(protocol), body.clone().into()) {
-                let change = Rewrite { model: Some("new".to_owned()), max_output: Some(7), include_usage: true };
+                let change = Rewrite { model: Some("new".into()), max_output: Some(7), include_usage: true };
                 let changed: Value = serde_json::from_slice(&request.rewrite(&change)).expect("JSON");
                 prop_assert_eq!(&changed["model"], &json!("new"));
             }

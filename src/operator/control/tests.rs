@@ -128,7 +128,7 @@ impl Bench {
         let usd = PicoUsd::from_usd(dollars);
         let amount = Amount { usd, tokens: 1, requests: 1 };
         let ask = LeaseAsk {
-            lease: LeaseId(format!("{token}-{limit}-{dollars}")),
+            lease: LeaseId(format!("{token}-{limit}-{dollars}").into()),
             seq: 1,
             limits: vec![LimitKey(limit.into())],
             min: amount,

@@ -23,7 +23,7 @@ fn set(enforcement: &str, runaway: bool) -> (ResourceKey, BudgetSet) {
 }
 
 fn dimensions(team: &str, agent: &str) -> Dimensions {
-    Dimensions([(Dimension::Team, team), (Dimension::Agent, agent)].map(|(d, v)| (d, v.to_owned())).into())
+    [(Dimension::Team, team), (Dimension::Agent, agent)].map(|(d, v)| (d, v.to_owned())).into()
 }
 
 fn settled(outcome: &str, team: &str, unleased: &[&str]) -> Reported {

@@ -289,7 +289,7 @@ mod tests {
     fn totals(team: &str, shared: bool, calls: u64, cost: i128) -> CallTotals {
         CallTotals {
             origin: Origin { namespace: "shop".into(), workload: "Deployment/x".into(), ..Origin::default() },
-            dimensions: Dimensions([(Dimension::Team, team.to_owned())].into()),
+            dimensions: Dimensions::from([(Dimension::Team, team.to_owned())]),
             route: String::new(),
             backend: if shared { "vectors" } else { "openai" }.into(),
             shared,

@@ -77,7 +77,7 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
 
     let journal = Journal::open(directory.path()).unwrap();
     let state = journal.state();
-    assert_eq!(state.open.keys().map(|id| id.0.as_str()).collect::<Vec<_>>(), ["open"]);
+    assert_eq!(state.open.keys().map(|id| id.0.as_ref()).collect::<Vec<_>>(), ["open"]);
     let held = &state.leases[&lease()];
     assert_eq!(held.outstanding, Amount { usd: PicoUsd(23), tokens: 0, requests: 0 });
     assert_eq!(held.unanswered(&lease()), Some(ask(2)));
@@ -94,7 +94,7 @@ fn after_a_crash_open_calls_and_leases_are_known_and_what_was_not_acknowledged_i
             other => panic!("{other:?}"),
         }));
     }
-    assert_eq!(ids, ["open", "done"]);
+    assert_eq!(ids, ["open".into(), "done".into()]);
     assert_eq!(journal.settle_open_calls().unwrap(), 1);
     assert!(journal.state().open.is_empty());
 }
@@ -184,7 +184,7 @@ fn a_journal_that_is_cut_at_any_byte_charges_every_call_that_it_knows_once_and_f
         fs::write(name(directory.path()), &text[..cut]).unwrap();
         let journal = Journal::open(directory.path()).unwrap();
         journal.settle_open_calls().unwrap();
-        let mut charged: Vec<String> = Vec::new();
+        let mut charged: Vec<Arc<str>> = Vec::new();
         let mut position = 0;
         while position < journal.end() {
             let batch = journal.read(position, 100).unwrap();
@@ -198,7 +198,7 @@ fn a_journal_that_is_cut_at_any_byte_charges_every_call_that_it_knows_once_and_f
         let calls = writes.iter().rev().find(|(end, _)| *end <= cut as Position).unwrap().1;
         let mut expected = ["a", "b", "d", "c"][..calls].to_vec();
         expected.sort();
-        assert_eq!(charged, expected, "cut at {cut}");
+        assert_eq!(charged.iter().map(|id| &**id).collect::<Vec<_>>(), expected, "cut at {cut}");
     }
 }
 
@@ -258,7 +258,7 @@ fn a_call_that_is_like_another_is_written_short_and_read_whole_in_every_segment(
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
     let call = |number: u32| CallRecord {
-        model: format!("model-{}", number % 2),
+        model: format!("model-{}", number % 2).into(),
         cost: PicoUsd(number.into()),
         classification: (number % 4 < 2).then(|| Classification {
             complexity: (number % 100) as u8,
@@ -273,12 +273,13 @@ fn a_call_that_is_like_another_is_written_short_and_read_whole_in_every_segment(
     let from = journal.end();
     open(30);
     assert!(journal.end() - from < 250, "{}", journal.end() - from);
-    let mut expected: BTreeMap<_, _> = (0..31).map(|number| (CallId(format!("call-{number}")), (call(number), leased(number)))).collect();
+    let mut expected: BTreeMap<_, _> =
+        (0..31).map(|number| (CallId(format!("call-{number}").into()), (call(number), leased(number)))).collect();
     let segments = || fs::read_dir(directory.path()).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some()).count();
     // In the next segment a call is written out again, before others are like it.
     for number in 31.. {
         open(number);
-        expected.insert(CallId(format!("call-{number}")), (call(number), leased(number)));
+        expected.insert(CallId(format!("call-{number}").into()), (call(number), leased(number)));
         if segments() > 2 {
             break;
         }
@@ -344,7 +345,8 @@ fn however_many_calls_are_open_a_segment_is_more_than_the_state_that_it_begins_w
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
     // No call is like one of the last few before it, so that each is written out.
-    let call = |number: u32| CallRecord { model: format!("model-{}-{}", number % 50, "x".repeat(400)), ..draft(&format!("call-{number}")) };
+    let call =
+        |number: u32| CallRecord { model: format!("model-{}-{}", number % 50, "x".repeat(400)).into(), ..draft(&format!("call-{number}")) };
     (0..3_000).for_each(|number| journal.opened(Arc::new(call(number)), Some(&lease()), &[]).unwrap());
     let written = journal.end();
     let end = |number| journal.ended(Arc::new(call(number)), Some(lease()), vec![]).unwrap();
@@ -361,7 +363,7 @@ fn a_state_is_the_same_when_what_its_calls_have_in_common_is_said_once() {
     let mut state = State::default();
     state.acknowledged = 7;
     for number in 0..500 {
-        let record = CallRecord { model: format!("model-{}", number % 3), duration_ms: number, ..draft(&format!("call-{number}")) };
+        let record = CallRecord { model: format!("model-{}", number % 3).into(), duration_ms: number, ..draft(&format!("call-{number}")) };
         let lease = (number % 7 > 0).then(lease);
         state.apply(&Line::Opened(Arc::new(OpenedCall { record: Arc::new(record), lease, unleased: vec![] })));
     }

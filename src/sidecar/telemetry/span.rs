@@ -72,7 +72,7 @@ pub fn of_attempt(record: &CallRecord, attempted: &Attempted, usage_is_known: bo
         }
     }
     if record.outcome != CallOutcome::Failed && record.time_to_first_byte_ms.is_some() {
-        attributes.text("gen_ai.response.model", record.model.as_str());
+        attributes.text("gen_ai.response.model", record.model.as_ref());
     }
     if usage_is_known && record.outcome.is_charged() {
         put_usage(&mut attributes, record);
@@ -142,18 +142,18 @@ fn of_record(record: &CallRecord, provider: &str) -> Attributes {
     let mut attributes = Attributes::default();
     attributes.text("gen_ai.operation.name", operation(record));
     attributes.text("gen_ai.provider.name", provider);
-    attributes.text("gen_ai.request.model", record.requested_model.as_str());
+    attributes.text("gen_ai.request.model", record.requested_model.as_ref());
     attributes.text("gen_ai.conversation.id", record.dimensions.get(Dimension::Session).unwrap_or_default());
     if record.status != 0 {
         attributes.number("http.response.status_code", record.status);
     }
-    attributes.text("spendkeeper.call.id", record.id.0.as_str());
+    attributes.text("spendkeeper.call.id", record.id.0.as_ref());
     for dimension in [Dimension::Feature, Dimension::Team, Dimension::Process, Dimension::Agent] {
         attributes.text(&format!("spendkeeper.{dimension}"), record.dimensions.get(dimension).unwrap_or_default());
     }
-    attributes.text("spendkeeper.route", record.route.as_str());
-    attributes.text("spendkeeper.backend", record.backend.as_str());
-    attributes.text("spendkeeper.model", record.model.as_str());
+    attributes.text("spendkeeper.route", record.route.as_ref());
+    attributes.text("spendkeeper.backend", record.backend.as_ref());
+    attributes.text("spendkeeper.model", record.model.as_ref());
     attributes.text("spendkeeper.tier", record.tier.map(|tier| tier.name()).unwrap_or_default());
     attributes.text("spendkeeper.requested_tier", record.requested_tier.map(|tier| tier.name()).unwrap_or_default());
     if let Some(classification) = &record.classification {

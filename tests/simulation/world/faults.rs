@@ -60,7 +60,7 @@ impl<L: Books> Broken<L> {
                 let times = self.settled.entry(record.id.clone()).or_default();
                 *times += 1;
                 if *times > 1 {
-                    let again = CallId(format!("{}-{times}", record.id));
+                    let again = CallId(format!("{}-{times}", record.id).into());
                     Arc::make_mut(&mut record).id = again;
                 }
                 Some(Entry::Settled { record, lease, unleased })

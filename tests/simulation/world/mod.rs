@@ -132,14 +132,14 @@ impl Message {
     /// What tells two messages apart: a report's entries follow from where it begins and ends, but how it was cut is told by its length.
     fn key(&self) -> (u8, usize, u64, u64, i64, String) {
         match self {
-            Message::Acquire { sidecar, ask, sent_ms } => (0, *sidecar, ask.seq, 0, *sent_ms, ask.lease.0.clone()),
+            Message::Acquire { sidecar, ask, sent_ms } => (0, *sidecar, ask.seq, 0, *sent_ms, ask.lease.0.to_string()),
             Message::Answer { sidecar, ask, sent_ms, decision } => {
                 let granted = match decision {
                     Decision::Granted { granted, .. } => granted.usd.0 as u64,
                     Decision::Refused { .. } => u64::MAX,
                     Decision::Expired => u64::MAX - 1,
                 };
-                (1, *sidecar, ask.seq, granted, *sent_ms, ask.lease.0.clone())
+                (1, *sidecar, ask.seq, granted, *sent_ms, ask.lease.0.to_string())
             }
             Message::Report { sidecar, end, entries } => (2, *sidecar, *end as u64, entries.len() as u64, 0, String::new()),
             Message::Taken { sidecar, end } => (3, *sidecar, *end as u64, 0, 0, String::new()),

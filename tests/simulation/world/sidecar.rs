@@ -123,7 +123,7 @@ impl Sidecar {
     fn draw(&mut self, set: &[LimitKey], need: Amount, now_ms: i64) -> Option<CallId> {
         let lease = self.book.draw(set, need, now_ms)?;
         self.made += 1;
-        let id = CallId(format!("{}-c{}", self.holder.0, self.made));
+        let id = CallId(format!("{}-c{}", self.holder.0, self.made).into());
         let record = Arc::new(draft(&id, need));
         self.append(Line::Opened(Arc::new(OpenedCall { record, lease: Some(lease.clone()), unleased: vec![] })));
         self.calls.push(Call { id: id.clone(), lease, held: need });
@@ -131,7 +131,7 @@ impl Sidecar {
     }
 
     fn ask(&mut self, set: &[LimitKey], need: Amount, now_ms: i64, out: &mut Outbox) {
-        let next = LeaseId(format!("{}-l{}", self.holder.0, self.leases + 1));
+        let next = LeaseId(format!("{}-l{}", self.holder.0, self.leases + 1).into());
         let mut made = false;
         let (ask, expired) = self.book.ask(set, need, Amount::ZERO, now_ms, || {
             made = true;

@@ -21,14 +21,14 @@ fn some_record() -> impl Strategy<Value = CallRecord> {
     let meters = proptest::collection::vec(0_u64..3, Usage::METERS);
     let about = (any::<u128>(), 0..3_usize, 0..5_u8, proptest::option::of((any::<u8>(), any::<bool>())));
     (figures, meters, about, 0..5_i32).prop_map(|(figures, meters, (id, model, team, found), ended)| {
-        let dimensions = Dimensions([(Dimension::Team, format!("team-{team}"))].into());
+        let dimensions = Dimensions::from([(Dimension::Team, format!("team-{team}"))]);
         let kind = CallKind::Model { protocol: Protocol::OpenAIChat };
-        let id = CallId(Uuid::from_u128(id).to_string());
+        let id = CallId(Uuid::from_u128(id).to_string().into());
         let (started_at_ms, duration_ms, time_to_first_byte_ms, cost, bytes) = figures;
         CallRecord {
             duration_ms,
             time_to_first_byte_ms,
-            model: ["a", "b", "c"][model].to_owned(),
+            model: ["a", "b", "c"][model].into(),
             tier: Some(Tier::Economy),
             classification: found.map(|(complexity, is_sensitive)| Classification {
                 complexity,
@@ -48,7 +48,7 @@ fn some_record() -> impl Strategy<Value = CallRecord> {
 
 fn some_report() -> impl Strategy<Value = Vec<Reported>> {
     let call = (some_record(), 0..3_u8, any::<bool>(), any::<bool>()).prop_map(|(record, lease, is_warned, has_ended)| {
-        let lease = (lease > 0).then(|| LeaseId(format!("l-{lease}")));
+        let lease = (lease > 0).then(|| LeaseId(format!("l-{lease}").into()));
         let unleased = is_warned.then(|| LimitKey("a/w/l".into())).into_iter().collect();
         let record = Arc::new(record);
         match has_ended {
@@ -90,7 +90,7 @@ fn opened(record: &CallRecord) -> Vec<Reported> {
 }
 
 fn a_record(number: u128) -> CallRecord {
-    let id = CallId(Uuid::from_u128(number).to_string());
+    let id = CallId(Uuid::from_u128(number).to_string().into());
     CallRecord::begun(id, Origin::default(), Dimensions::default(), CallKind::Shared, 5)
 }
 
@@ -106,7 +106,7 @@ fn calls_that_are_alike_say_so_once() {
 #[test]
 fn what_does_not_fit_is_written_out() {
     let named = CallRecord { id: CallId("call-1".into()), ..a_record(1) };
-    let shouted = CallRecord { id: CallId(Uuid::from_u128(u128::MAX).to_string().to_uppercase()), ..a_record(1) };
+    let shouted = CallRecord { id: CallId(Uuid::from_u128(u128::MAX).to_string().to_uppercase().into()), ..a_record(1) };
     let dear = CallRecord { cost: PicoUsd(i128::from(u64::MAX) + 1), ..a_record(1) };
     let other = Reported::Opened { call: CallId("b".into()), lease: None, reserved: Amount::ZERO, draft: None, unleased: vec![] };
     let calls = [named, shouted, dear].into_iter().flat_map(|record| [opened(&record), settled(&record)]);
@@ -128,7 +128,7 @@ fn what_cannot_be_is_refused_by_name() {
         wire
     };
     let long = "x".repeat(MAX_VALUE_BYTES + 1);
-    let dimensions = Dimensions([(Dimension::Team, long)].into());
+    let dimensions = Dimensions::from([(Dimension::Team, long)]);
     let mut large = wire();
     large.common[0].record_json.resize(MAX_COMMON_BYTES + 1, b' ');
     let mut many = wire();
@@ -165,9 +165,9 @@ fn a_written_out_record_that_cannot_be_is_refused_by_name() {
     };
     let long = "x".repeat(MAX_VALUE_BYTES + 1);
     for (record, field) in [
-        (CallRecord { id: CallId(String::new()), ..a_record(1) }, "record.id"),
+        (CallRecord { id: CallId("".into()), ..a_record(1) }, "record.id"),
         (CallRecord { usage: Usage { input: u64::MAX, ..Usage::default() }, ..a_record(1) }, "record.usage"),
-        (CallRecord { dimensions: Dimensions([(Dimension::Team, long)].into()), ..a_record(1) }, "record.dimensions"),
+        (CallRecord { dimensions: Dimensions::from([(Dimension::Team, long)]), ..a_record(1) }, "record.dimensions"),
         // A sidecar cannot credit itself.
         (CallRecord { cost: PicoUsd(-1), ..a_record(1) }, "record.cost"),
         (CallRecord { reserved: Amount { requests: -1, ..Amount::ZERO }, ..a_record(1) }, "record.reserved"),
@@ -194,7 +194,7 @@ fn every_entry_survives_the_wire_written_out_or_not() {
             id: "o-1".into(),
             outcome: "resolved-ticket".into(),
             count: 2,
-            dimensions: Dimensions([(Dimension::Team, "support".to_owned())].into()),
+            dimensions: Dimensions::from([(Dimension::Team, "support".to_owned())]),
         },
     ];
     let written_out = entries.iter().cloned().map(|entry| proto::Entry { entry: Some(written_out(entry)) });

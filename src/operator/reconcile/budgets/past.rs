@@ -168,9 +168,9 @@ mod tests {
     }
 
     fn call(id: usize, origin: Origin, team: &str, outcome: CallOutcome) -> Entry {
-        let dimensions = Dimensions([(Dimension::Team, team.to_owned())].into());
+        let dimensions = Dimensions::from([(Dimension::Team, team.to_owned())]);
         let kind = CallKind::Model { protocol: Protocol::OpenAIChat };
-        let begun = CallRecord::begun(CallId(format!("c{id}")), origin, dimensions, kind, 0);
+        let begun = CallRecord::begun(CallId(format!("c{id}").into()), origin, dimensions, kind, 0);
         let record = CallRecord { cost: PicoUsd(DOLLAR), outcome, ..begun };
         Entry::Settled { record: Arc::new(record), lease: None, unleased: vec![] }
     }

@@ -15,7 +15,7 @@ fn record() -> CallRecord {
         duration_ms: 30,
         time_to_first_byte_ms: Some(20),
         origin: Default::default(),
-        dimensions: Dimensions(BTreeMap::from([(Dimension::Session, "s-1".into()), (Dimension::Team, "red".into())])),
+        dimensions: Dimensions::from([(Dimension::Session, "s-1".into()), (Dimension::Team, "red".into())]),
         kind: CallKind::Model { protocol: Protocol::OpenAIResponses },
         route: "a/r".into(),
         backend: "one".into(),
