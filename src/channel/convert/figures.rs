@@ -20,15 +20,16 @@ use crate::core::usage::Usage;
 
 /// Largest record that calls have in common, as JSON; ours are below 2 KiB.
 pub const MAX_COMMON_BYTES: usize = 8 << 10;
-/// Each call gets a copy of what it has in common with others; what they may be together, as JSON.
-pub const MAX_COPIED_BYTES: usize = 8 << 20;
+/// A few bytes for a call stand for all that it has in common with others, which the ledger works through and keeps for each: what a report's
+/// may be together. Ours have up to 2 MiB.
+pub const MAX_TOLD_BYTES: usize = 8 << 20;
 /// A call is compared with so many of what came last.
 const COMPARED: usize = 8;
 
 /// A call that begins or ends, and what is charged for it.
 pub type Call<'a> = (&'a Arc<CallRecord>, &'a Option<LeaseId>, &'a Vec<LimitKey>);
 
-/// What calls have in common, and its length as JSON.
+/// What calls have in common, and its length: of the record as JSON, and of the limits' keys, of which each call gets a copy.
 pub struct Common {
     record: CallRecord,
     pub lease: Option<LeaseId>,
@@ -139,17 +140,19 @@ pub fn common(wire: proto::Common) -> Result<Common, Malformed> {
         return Err(Malformed::TooLarge { field: FIELD, found: bytes, limit: MAX_COMMON_BYTES });
     }
     let record = serde_json::from_slice(&wire.record_json).map_err(|e| Malformed::Json { field: FIELD, reason: e.to_string() })?;
-    Ok(Common { record, lease: optional_lease(wire.lease)?, unleased: limit_keys("common.unleased", wire.unleased)?, bytes })
+    let unleased = limit_keys("common.unleased", wire.unleased)?;
+    let bytes = bytes + unleased.iter().map(|key| size_of_val(key) + key.0.len()).sum::<usize>();
+    Ok(Common { record, lease: optional_lease(wire.lease)?, unleased, bytes })
 }
 
-/// The record that has these figures, and what it has in common with others. `copied` is what was copied for calls before it.
-pub fn record<'a>(wire: &proto::CallFigures, common: &'a [Common], copied: &mut usize) -> Result<(CallRecord, &'a Common), Malformed> {
+/// The record that has these figures, and what it has in common with others. `told` is what those of calls before it amount to.
+pub fn record<'a>(wire: &proto::CallFigures, common: &'a [Common], told: &mut usize) -> Result<(CallRecord, &'a Common), Malformed> {
     let out_of_range = |field, limit| Malformed::OutOfRange { field, limit };
     let place = usize::try_from(wire.common).ok().and_then(|place| common.get(place));
     let common = place.ok_or_else(|| out_of_range("figures.common", common.len() as i128 - 1))?;
-    *copied += common.bytes;
-    if *copied > MAX_COPIED_BYTES {
-        return Err(Malformed::TooLarge { field: "common", found: *copied, limit: MAX_COPIED_BYTES });
+    *told += common.bytes;
+    if *told > MAX_TOLD_BYTES {
+        return Err(Malformed::TooLarge { field: "common", found: *told, limit: MAX_TOLD_BYTES });
     }
     let id = Uuid::from_slice(&wire.call).map_err(|_| Malformed::TooLarge { field: "figures.call", found: wire.call.len(), limit: 16 })?;
     let usd = |pico: u64| PicoUsd(pico.into());

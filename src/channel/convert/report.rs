@@ -69,19 +69,19 @@ pub fn report_from_wire(report: proto::ReportRequest) -> Result<Vec<Reported>, M
         }
     }
     let common = report.common.into_iter().map(figures::common).collect::<Result<Vec<_>, _>>()?;
-    let mut copied = 0;
-    report.entries.into_iter().filter_map(|entry| entry.entry).map(|entry| reported(entry, &common, &mut copied)).collect()
+    let mut told = 0;
+    report.entries.into_iter().filter_map(|entry| entry.entry).map(|entry| reported(entry, &common, &mut told)).collect()
 }
 
-fn reported(wire: Entry, common: &[Common], copied: &mut usize) -> Result<Reported, Malformed> {
+fn reported(wire: Entry, common: &[Common], told: &mut usize) -> Result<Reported, Malformed> {
     Ok(match wire {
         Entry::OpenedLike(wire) => {
-            let (draft, Common { lease, unleased, .. }) = figures::record(&wire, common, copied)?;
+            let (draft, Common { lease, unleased, .. }) = figures::record(&wire, common, told)?;
             let (call, reserved) = (draft.id.clone(), draft.reserved);
             Reported::Opened { call, lease: lease.clone(), reserved, draft: Some(Arc::new(draft)), unleased: unleased.clone() }
         }
         Entry::SettledLike(wire) => {
-            let (record, Common { lease, unleased, .. }) = figures::record(&wire, common, copied)?;
+            let (record, Common { lease, unleased, .. }) = figures::record(&wire, common, told)?;
             Reported::Settled { record: Arc::new(record), lease: lease.clone(), unleased: unleased.clone() }
         }
         Entry::Opened(o) => Reported::Opened {

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use prost::Message;
 use uuid::Uuid;
 
-use super::super::figures::{MAX_COMMON_BYTES, MAX_COPIED_BYTES, outcome, usage};
+use super::super::figures::{MAX_COMMON_BYTES, MAX_TOLD_BYTES, outcome, usage};
+use super::super::{MAX_KEY_BYTES, MAX_LIMITS};
 use super::*;
 use crate::core::amount::Amount;
 use crate::core::call::{CallKind, CallRecord, Classification};
@@ -133,7 +134,10 @@ fn what_cannot_be_is_refused_by_name() {
     large.common[0].record_json.resize(MAX_COMMON_BYTES + 1, b' ');
     let mut many = wire();
     many.common[0].record_json.resize(MAX_COMMON_BYTES, b' ');
-    many.entries = vec![many.entries[0].clone(); MAX_COPIED_BYTES / MAX_COMMON_BYTES + 1];
+    many.entries = vec![many.entries[0].clone(); MAX_TOLD_BYTES / MAX_COMMON_BYTES + 1];
+    let mut keys = wire();
+    keys.common[0].unleased = (0..MAX_LIMITS).map(|key| format!("{key:0MAX_KEY_BYTES$}")).collect();
+    keys.entries = vec![keys.entries[0].clone(); MAX_ENTRIES];
     let mut none = wire();
     none.common.clear();
     for (wire, field) in [
@@ -147,7 +151,8 @@ fn what_cannot_be_is_refused_by_name() {
         (end(|end| end.reserved_tokens = -1), "record.reserved"),
         (over_the_wire(&settled(&CallRecord { dimensions, ..a_record(1) })), "record.dimensions"),
         (large, "common.record_json"),
-        (many, "common has 8396800"),
+        (many, "common has"),
+        (keys, "common has"),
         (none, "figures.common"),
         (proto::ReportRequest { entries: vec![proto::Entry::default(); MAX_ENTRIES + 1], common: vec![] }, "entries"),
         (proto::ReportRequest { common: vec![proto::Common::default(); MAX_ENTRIES + 1], entries: vec![] }, "common"),
