@@ -2,9 +2,7 @@
 //!
 //! The client is no more than a benchmark needs, so that the CPU time goes to what is measured.
 
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Interval;
 
-use super::provider::{API_KEY, Answer, LEAST_STREAMED, PATH, STAMP, STAMP_DIGITS, TEXT_EVENTS, stamp};
+use super::provider::{API_KEY, Answer, PATH, STAMP, STAMP_DIGITS, TEXT_EVENTS, stamp};
 
 /// What the calls of a measurement have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +107,7 @@ pub async fn run_at(to: &Destination, shape: Shape, pace: Option<Duration>, warm
     let request = shape.request(&to.headers);
     let mut connections = Vec::with_capacity(shape.connections);
     for _ in 0..shape.connections {
-        let connection = Connection::open(to.address).await?;
-        connections.push(Connection { streams: shape.answer == Answer::Stream, ..connection });
+        connections.push(Connection::open(to.address).await?);
     }
     let begin = Instant::now() + warm_up;
     let end = begin + measured;
@@ -183,15 +180,13 @@ struct Timing {
 pub struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
-    /// Answers are streams whose events come as fast as they can be written, and are not looked at one by one.
-    streams: bool,
 }
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Result<Connection> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("nothing listens on {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, answer: Vec::with_capacity(16 << 10), streams: false })
+        Ok(Connection { stream, answer: Vec::with_capacity(16 << 10) })
     }
 
     /// Calls before `begin`, and the times of those that ended later; the last is the one that was under way at `end`, however
@@ -229,34 +224,10 @@ impl Connection {
             self.read().await?;
         }
         let first_byte = Instant::now();
-        if self.streams {
-            while let left @ 1.. = (head + LEAST_STREAMED).saturating_sub(self.answer.len()) {
-                self.sleep_until_there_are(left)?;
-                self.read().await?;
-            }
-            self.sleep_until_there_are(1)?;
-        }
         while !framing.is_complete(&self.answer[head..]) {
             self.read().await?;
         }
         Ok(first_byte)
-    }
-
-    /// Is not woken up for fewer bytes. A caller that is woken up for each event takes more of the CPUs than a proxy does, and more of them the
-    /// sooner events are passed on: what is measured then is the caller.
-    fn sleep_until_there_are(&self, bytes: usize) -> io::Result<()> {
-        let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
-        // SAFETY: the socket is open as long as `self` is, and the option is an integer that outlives the call. No safe library has it.
-        let set = unsafe {
-            libc::setsockopt(
-                self.stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVLOWAT,
-                (&raw const bytes).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sends a request, and reads until the answer's head is there; where it ends, and how the body's end is known.

@@ -35,8 +35,6 @@ pub const API_KEY: &str = "sk-5f0d1c9be84a4e61a2c7b35d90f6e8417c2a9b0d3e5f617283
 pub const EVENTS: usize = 50;
 /// Of those, the ones with text.
 pub const TEXT_EVENTS: usize = EVENTS - 2;
-/// A streamed answer has at least so many bytes, whatever of it a proxy hides and however it frames the rest.
-pub const LEAST_STREAMED: usize = TEXT_EVENTS * 128;
 /// Events of a held answer that come before it is held.
 pub const EVENTS_BEFORE_HELD: usize = 10;
 /// Between two events of a paced answer.

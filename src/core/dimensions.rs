@@ -163,6 +163,14 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_claims_nothing_shares_its_pods_dimensions_and_one_that_does_leaves_them_alone() {
+        let policy = policy();
+        assert!(Arc::ptr_eq(&policy.resolve(|_| None).0, &policy.defaults.0));
+        let claimed = policy.resolve(|dimension| (dimension == Dimension::Feature).then_some("search"));
+        assert_eq!((claimed.get(Dimension::Feature), policy.defaults.get(Dimension::Feature)), (Some("search"), Some("chat")));
+    }
+
+    #[test]
     fn values_outside_the_list_and_malformed_values_are_unrecognised() {
         assert_eq!(resolve(&[(Dimension::Feature, "made-up")]).get(Dimension::Feature), Some(UNRECOGNISED));
         assert_eq!(resolve(&[(Dimension::Session, "a\u{7f}b")]).get(Dimension::Session), Some(UNRECOGNISED));
