@@ -14,10 +14,10 @@ use super::provider::Answer;
 use super::targets::Target;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 256];
-const BODIES: [usize; 2] = [1 << 10, 32 << 10];
+pub const BODIES: [usize; 2] = [1 << 10, 32 << 10];
 const REPETITIONS: usize = 5;
-const WARM_UP: Duration = Duration::from_millis(150);
-const MEASURED: Duration = Duration::from_millis(700);
+pub const WARM_UP: Duration = Duration::from_millis(150);
+pub const MEASURED: Duration = Duration::from_millis(700);
 
 /// Every shape that is measured.
 pub fn shapes() -> impl Iterator<Item = Shape> {

@@ -1,18 +1,12 @@
 //! The time to a stream's first byte, of a provider that has it at once and of one that thinks first.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::common::{Figure, Row};
-use super::compare::{added, in_turns};
+use super::compare::{BODIES, MEASURED, WARM_UP, added, in_turns};
 use super::load::{self, Sample, Shape};
 use super::provider::Answer;
 use super::targets::Target;
-
-const BODIES: [usize; 2] = [1 << 10, 32 << 10];
-const WARM_UP: Duration = Duration::from_millis(150);
-const MEASURED: Duration = Duration::from_millis(700);
 
 /// The raw proxy that others are compared with.
 const FLOOR: &str = "nginx";

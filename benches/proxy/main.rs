@@ -4,8 +4,8 @@
 //! does meets all of them; see docs/performance.md for what is measured and how to read it.
 //!
 //! `make bench-proxy ONLY="1024/whole start"` measures only what is named: shapes by a part of their name, and the other tables as
-//! `memory`, `first-byte`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another sidecar, that one
-//! takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named; `--train`
+//! `memory`, `first-byte`, `rate`, `start`, `events` and `many-streams`. With SPENDKEEPER_BENCH_BASELINE set to the binary of another
+//! sidecar, that one takes its turns too, as target `baseline`. `--profile` records where the sidecar's time goes instead, for each shape that is named; `--train`
 //! only puts every load on a sidecar that counts what it does.
 
 #[path = "../common/mod.rs"]
