@@ -111,7 +111,7 @@ async fn answer(sidecar: &Arc<Sidecar>, snapshot: &Arc<Snapshot>, call: &Admitte
             Ok(reserved) => {
                 let tier = plan.route.route.backends[candidate.backend].models[candidate.model].tier;
                 let fit = fit_in_words(reserved.lowered, stepped_down.then_some(tier));
-                match forward::attempt(sidecar, snapshot, call, &plan, &candidate, outgoing, reserved).await {
+                match forward::attempt(sidecar, snapshot, call, &plan, &candidate, &outgoing, reserved).await {
                     Attempt::Answered(response) => return Ok(with_fit(response, fit)),
                     Attempt::Failed(response) => failed = Some(with_fit(response, fit)),
                 }

@@ -40,7 +40,7 @@ pub async fn attempt(
     call: &Admitted,
     plan: &Plan<'_>,
     candidate: &Candidate,
-    outgoing: Outgoing<'_>,
+    outgoing: &Outgoing<'_>,
     Reserved { reservation, mut worst, limits, lesson, .. }: Reserved,
 ) -> Attempt {
     let backend = &plan.route.backends[candidate.backend];
@@ -61,7 +61,7 @@ pub async fn attempt(
             span.propagate(headers);
         }
     };
-    let request = match request(call, &outgoing, provider, (backend, model), worst.cap, told, sidecar.accounts.clock.unix_ms()) {
+    let request = match request(call, outgoing, provider, (backend, model), worst.cap, told, sidecar.accounts.clock.unix_ms()) {
         Ok(request) => request,
         Err(error) => {
             tell_of_refusal(snapshot, call, ErrorKind::UpstreamUnreachable);
@@ -88,8 +88,8 @@ pub async fn attempt(
             let settings = &sidecar.settings;
             let patience = Patience { idle: settings.idle_timeout, total: settings.total_timeout, drain: settings.drain_timeout };
             let changed_cap = changed_cap(&outgoing.request, &worst);
-            let metering = Metering::new(snapshot, &outgoing, (worst, lesson), backend.may_be_regional, (response.status(), patience));
-            let mut attempt = answered(sidecar, &outgoing, (backend, model), metering, &limits, open, response).await;
+            let metering = Metering::new(snapshot, outgoing, (worst, lesson), backend.may_be_regional, (response.status(), patience));
+            let mut attempt = answered(sidecar, outgoing, (backend, model), metering, &limits, open, response).await;
             if let (Attempt::Answered(response), Some(cap)) = (&mut attempt, changed_cap) {
                 response.headers_mut().insert("x-spend-max-output-tokens", cap.into());
             }
@@ -126,7 +126,7 @@ async fn answered(
     response: Response<Answer>,
 ) -> Attempt {
     open.first_byte();
-    let (head, body) = response.into_parts();
+    let (head, mut body) = response.into_parts();
     let status = head.status;
     let now_ms = sidecar.accounts.clock.monotonic_ms();
     let may_fall_back = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
@@ -137,7 +137,8 @@ async fn answered(
     }
     let head = Head::new(head, &model.name);
     if !status.is_success() {
-        let response = meter::error_answer(open, head, body, &metering).await;
+        let body = meter::read_whole(&mut open, &mut body, metering.patience).await;
+        let response = meter::error_answer(open, head, body, &metering);
         return if may_fall_back { Attempt::Failed(response) } else { Attempt::Answered(response) };
     }
     let streamed = outgoing.request.stream();
@@ -148,7 +149,10 @@ async fn answered(
             let hide_usage = streamed && !outgoing.request.wants_usage();
             meter::streamed_answer(open, head, body, metering, framing, hide_usage)
         }
-        None => meter::whole_answer(open, head, body, metering).await,
+        None => {
+            let body = meter::read_whole(&mut open, &mut body, metering.patience).await;
+            meter::whole_answer(open, head, body, &metering)
+        }
     };
     // A stream's own reservation still counts as spent here.
     let remaining = sidecar.accounts.leases.remaining(limits).map(|remaining| HeaderValue::from_str(&remaining.to_decimal()));

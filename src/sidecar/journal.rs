@@ -25,6 +25,7 @@ use line::{Begun, COMPARED, Reading};
 pub use line::{Ended, Held, Line, OpenedCall, State, reported};
 use segments::{Reader, Segments};
 use tail::{Done, Tail};
+use writer::{Asking, Next};
 
 use crate::channel::message::{LeaseAsk, Reported};
 use crate::core::amount::Amount;
@@ -242,9 +243,11 @@ impl Journal {
             Err(error) => tracing::warn!(%error, "the journal cannot note what was reported"),
         }
         let (files, _done_with) = (inner.segments.forget_before(position), inner.tail.forget_before(position));
+        let next = inner.segments.wanted(Asking::Reporter);
         drop(inner);
         self.acknowledged.send_replace(position);
         segments::remove(files);
+        self.prepare(next);
     }
 
     /// As [`Journal::acknowledge`], without a note of it: nothing before `position` is worth reporting again.
@@ -308,9 +311,13 @@ impl Journal {
 
     /// What is to be done after lines were appended, by whoever appended them and without the lock.
     fn wrote(&self, mut inner: MutexGuard<'_, Inner>) {
-        let next = inner.segments.wanted();
+        let next = inner.segments.wanted(Asking::Call);
         drop(inner);
         self.written.notify_one();
+        self.prepare(next);
+    }
+
+    fn prepare(&self, next: Option<Next>) {
         if let Some(next) = next {
             let next = next.prepare();
             // Dropped once the lock is free again.

@@ -131,11 +131,13 @@ impl Metering {
     }
 }
 
+/// The body of an answer in one piece, or why there is none.
+pub type Whole = Result<Bytes, String>;
+
 /// An error of the provider's, which it does not charge.
-pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: &Metering) -> Response<ProxyBody> {
-    let read = read_whole(&mut open, body, metering.patience).await;
+pub fn error_answer(open: OpenCall, mut head: Head, body: Whole, metering: &Metering) -> Response<ProxyBody> {
     open.settle(Ending::failed(metering.status));
-    match (read, &metering.translation) {
+    match (body, &metering.translation) {
         (Ok(body), None) => head.with(ProxyBody::whole(body)),
         (Ok(body), Some(translation)) => {
             head.is_json();
@@ -146,8 +148,8 @@ pub async fn error_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
 }
 
 /// An answer in one piece.
-pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, metering: Metering) -> Response<ProxyBody> {
-    let body = match read_whole(&mut open, body, metering.patience).await {
+pub fn whole_answer(open: OpenCall, mut head: Head, body: Whole, metering: &Metering) -> Response<ProxyBody> {
+    let body = match body {
         Ok(body) => body,
         Err(reason) => {
             open.settle(Ending::as_reserved(CallOutcome::Interrupted, 502));
@@ -177,7 +179,8 @@ pub async fn whole_answer(mut open: OpenCall, mut head: Head, body: Answer, mete
     }
 }
 
-async fn read_whole(open: &mut OpenCall, mut body: Answer, patience: Patience) -> Result<Bytes, String> {
+/// Reads an answer that does not stream.
+pub async fn read_whole(open: &mut OpenCall, body: &mut Answer, patience: Patience) -> Whole {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut whole = BytesMut::new();
     let deadline = Instant::now() + patience.total;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::MmapMut;
 
 use super::line::{Line, Reading, State, from_text, to_text};
-use super::writer::{Next, Writer};
+use super::writer::{Asking, Next, Writer};
 use super::{JournalError, Position};
 
 const EXTENSION: &str = "journal";
@@ -72,8 +72,8 @@ impl Segments {
     }
 
     /// What is to be prepared for lines to come; see [`Next`].
-    pub fn wanted(&mut self) -> Option<Next> {
-        self.active.wanted()
+    pub fn wanted(&mut self, asking: Asking) -> Option<Next> {
+        self.active.wanted(asking)
     }
 
     /// Takes what was prepared; gives back what is to be dropped elsewhere.

@@ -5,8 +5,9 @@
 //! full disk is an error here as it is with `write`. What is allocated and not written is zeros, which no line holds. File systems that
 //! cannot allocate ahead are written to.
 //!
-//! To map a window takes the kernel as long as some calls take as a whole. Whoever comes near the end of one has the [next](Next) to prepare,
-//! after its line is written and without the lock that all calls share. Should it not be there in time, it is mapped when it is needed.
+//! To map a window takes the kernel as long as some calls take as a whole. The reporter, for whom no call waits, has the [next](Next) one to
+//! prepare, without the lock that all calls share. Where calls are more than it keeps up with, the one that comes near the end of a window does so
+//! after its line is written; and should it not be there in time, it is mapped when it is needed.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +19,11 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Bytes that are mapped at once: some 150 calls. A multiple of every page's size.
-const WINDOW: u64 = 64 << 10;
-/// So far into a window the next one is prepared.
-const NEAR_END: u64 = WINDOW / 2;
+/// Bytes that are mapped at once: some 300 calls, which is more than the reporter lets go by between two of its looks at it unless there are
+/// ten thousand a second. A multiple of every page's size.
+const WINDOW: u64 = 128 << 10;
+/// So far into a window a call prepares the next one: the reporter had time to, and a fast one is not through the rest of it meanwhile.
+const NEAR_END: u64 = WINDOW / 4 * 3;
 
 /// Appends to a file that nobody else writes.
 pub struct Writer {
@@ -38,6 +40,15 @@ pub struct Writer {
     before: Option<MmapMut>,
     is_preparing: bool,
     is_mapped: bool,
+}
+
+/// Who asks whether a window is to be prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// A call, which has no time for it unless it will be needed soon.
+    Call,
+    /// The reporter, which has.
+    Reporter,
 }
 
 /// A window that will be needed soon.
@@ -99,10 +110,11 @@ impl Writer {
     }
 
     /// The window to prepare, if it is time for that and nobody does.
-    pub fn wanted(&mut self) -> Option<Next> {
+    pub fn wanted(&mut self, asking: Asking) -> Option<Next> {
         let (begin, _) = self.window.as_ref()?;
-        let (is_near_end, begin) = (self.length >= begin + NEAR_END, begin + WINDOW);
-        if !is_near_end || self.is_preparing || self.next.as_ref().is_some_and(|(next, _)| *next == begin) {
+        let is_time = asking == Asking::Reporter || self.length >= begin + NEAR_END;
+        let begin = begin + WINDOW;
+        if !is_time || self.is_preparing || self.next.as_ref().is_some_and(|(next, _)| *next == begin) {
             return None;
         }
         self.is_preparing = true;
@@ -223,15 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn the_reporter_prepares_a_window_long_before_a_call_has_to() {
+        let (_file, mut writer) = writer();
+        assert!(writer.wanted(Asking::Reporter).is_none(), "nothing is written yet");
+        writer.append(b"line\n").unwrap();
+        assert!(writer.wanted(Asking::Call).is_none());
+        let next = writer.wanted(Asking::Reporter).unwrap().prepare();
+        assert!(writer.prepared(next).is_none() && writer.next.is_some());
+        while writer.length() < WINDOW - 1_000 {
+            writer.append(format!("{:0999}\n", 0).as_bytes()).unwrap();
+            assert!(writer.wanted(Asking::Call).is_none() && writer.wanted(Asking::Reporter).is_none(), "it is there");
+        }
+    }
+
+    #[test]
     fn a_window_that_is_prepared_is_used_and_one_that_comes_too_late_is_not() {
         let expected = |lines: usize| (0..lines).flat_map(|line| format!("{line:0999}\n").into_bytes()).collect::<Vec<u8>>();
         for is_late in [false, true] {
             let (file, mut writer) = writer();
             let (mut prepared, mut waiting) = (0, None);
-            for line in 0..1_000 {
+            for line in 0..2_000 {
                 writer.append(format!("{line:0999}\n").as_bytes()).unwrap();
-                if let Some(next) = writer.wanted() {
-                    assert!(writer.wanted().is_none(), "one at a time");
+                if let Some(next) = writer.wanted(Asking::Call) {
+                    assert!(writer.wanted(Asking::Reporter).is_none(), "one at a time");
                     let next = next.prepare();
                     assert!(next.map.is_some());
                     if is_late {
@@ -241,7 +267,7 @@ mod tests {
                     }
                 }
                 // A whole window later.
-                if let Some((_, next)) = waiting.take_if(|(wanted, _)| line == *wanted + 66) {
+                if let Some((_, next)) = waiting.take_if(|(wanted, _)| line == *wanted + WINDOW / 1_000 + 1) {
                     assert!(writer.prepared(next).is_some());
                     prepared += 1;
                 }
@@ -251,7 +277,7 @@ mod tests {
             let of_another = Next { file: Arc::clone(&another.file), begin: 0, map: None, before: None };
             assert!(writer.prepared(of_another.prepare()).is_some(), "it is of another file");
             drop(writer);
-            assert!(fs::read(file.path()).unwrap() == expected(1_000));
+            assert!(fs::read(file.path()).unwrap() == expected(2_000));
         }
     }
 
