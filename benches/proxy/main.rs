@@ -180,6 +180,7 @@ async fn start_all(provider: &Provider, directory: &Path) -> Result<Vec<Target>>
     if let Some(program) = peers::envoy() {
         targets.push(Target::envoy(&program, address, directory).await?);
     }
+    targets.extend(peers::agentgateway(address, directory).await?);
     let endpoint = Endpoint::plain(address);
     targets.push(Target::sidecar("sidecar", &SIDECAR, &endpoint, directory).await?);
     match LAPTOP.exists() {
@@ -261,6 +262,6 @@ async fn compare_all(targets: &[Target], shapes: &[Shape]) -> Result<()> {
     common::write("proxy.json", &rows)?;
     common::print("The sidecar's figures divided by another proxy's in the same repetition: median [min max]", &ratios);
     common::write("proxy-ratios.json", &ratios)?;
-    common::print("What agentgateway states of itself; not measured here, and on other machines", &peers::published());
+    common::print("What agentgateway states of itself, on other machines", &peers::published());
     Ok(())
 }

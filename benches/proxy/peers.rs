@@ -1,5 +1,6 @@
 //! Gateways that people use today: LiteLLM's proxy and Portkey's gateway. `tests/cluster/bench-peers` installs them, and Envoy;
-//! what is not there is left out. Beside them stands what agentgateway publishes of itself, which is not measured here.
+//! what is not there is left out. agentgateway has no package: it is measured where somebody has built it, and what it publishes of itself
+//! stands beside.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,33 @@ pub fn install() {
 pub fn envoy() -> Option<PathBuf> {
     let packages = std::fs::read_dir(root().join("target/bench-peers/envoy/lib")).ok()?.flatten();
     packages.map(|python| python.path().join("site-packages/envoy/_bin/envoy")).find(|program| program.exists())
+}
+
+/// agentgateway with one model of OpenAI's and two threads, as its own benchmark has it: it reads a request and what an answer says was
+/// used. It logs no calls. `None` unless SPENDKEEPER_BENCH_AGENTGATEWAY says where it is.
+pub async fn agentgateway(provider: SocketAddr, directory: &Path) -> Result<Option<Target>> {
+    let Some(program) = std::env::var_os("SPENDKEEPER_BENCH_AGENTGATEWAY") else { return Ok(None) };
+    let (directory, address) = (directory.join("agentgateway"), free_address()?);
+    let (admin, stats, readiness) = (free_address()?, free_address()?, free_address()?);
+    std::fs::create_dir_all(&directory)?;
+    let config = directory.join("config.yaml");
+    let text = format!(
+        "config: {{adminAddr: \"{admin}\", statsAddr: \"{stats}\", readinessAddr: \"{readiness}\", workerThreads: 2}}
+llm:
+  port: {port}
+  models:
+    - name: bench-model
+      provider: openAI
+      params: {{baseUrl: \"http://{provider}/v1\", apiKey: sk-of-the-provider}}
+",
+        port = address.port()
+    );
+    std::fs::write(&config, text)?;
+    let mut command = Command::new(program);
+    command.arg("--file").arg(&config).env("RUST_LOG", "error").current_dir(&directory);
+    let process = Process::start(&mut command, Started::Listens(address), START_LIMIT, &directory.join("log")).await?;
+    let to = Destination { address, headers: String::new() };
+    Ok(Some(Target { name: "agentgateway", to, process: Some(process), charges: false, slow: false, operator: None }))
 }
 
 /// LiteLLM's proxy with one model and one key, and without a database; `None` where it is not installed.
