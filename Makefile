@@ -15,9 +15,11 @@ demo: ## Show Spendkeeper working on a real Kubernetes (KUBECONFIG: on your own 
 demo-down: ## Take the local cluster down; nothing is left behind
 	@tests/cluster/down $(CLUSTER)
 
+# The release is linked for a long time on one CPU; the tests before those that need it mind that little.
 test: ## Every level of test
 	@$(STAGE) --reset
-	@trap '$(STAGE) --summary' EXIT; \
+	@trap '$(STAGE) --end; $(STAGE) --summary' EXIT; \
+	$(STAGE) --beside release tests/cluster/release && \
 	$(STAGE) lint $(MAKE) --no-print-directory lint && \
 	$(STAGE) unit $(MAKE) --no-print-directory test-unit && \
 	$(STAGE) postgres $(MAKE) --no-print-directory test-postgres && \
@@ -28,8 +30,8 @@ test: ## Every level of test
 	$(STAGE) kubernetes tests/cluster/build $(CLUSTER) && \
 	$(STAGE) chart $(MAKE) --no-print-directory lint-chart && \
 	$(STAGE) api $(MAKE) --no-print-directory test-api && \
-	$(STAGE) release tests/cluster/release && \
 	$(STAGE) leftovers tests/cluster/leaves-nothing && \
+	$(STAGE) --await release && \
 	$(STAGE) e2e $(MAKE) --no-print-directory test-e2e
 
 test-unit: ## Unit and property tests, and a whole sidecar on loopback: seconds, no cluster
