@@ -4,7 +4,7 @@ use super::*;
 
 const WINDOW: u64 = 200_000;
 
-// ---- requests: Responses ----
+// ---- Responses ----
 
 #[test]
 fn a_response_says_what_it_asks_for() {
@@ -144,7 +144,7 @@ fn a_response_gets_a_cap_where_it_has_none_and_never_two() {
     }
 }
 
-// ---- requests: Completions and Embeddings ----
+// ---- Completions and Embeddings ----
 
 #[test]
 fn a_completion_writes_sixteen_tokens_unless_it_says_otherwise() {
@@ -196,7 +196,7 @@ fn an_embedding_has_input_only() {
     assert_eq!(with(OpenAIEmbeddings, json!({"messages": []})).billable_input(8_192), 8_192);
 }
 
-// ---- requests: Chat Completions ----
+// ---- Chat Completions ----
 
 #[test]
 fn a_null_is_replaced_and_not_written_twice() {
