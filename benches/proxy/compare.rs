@@ -15,7 +15,7 @@ use super::targets::Target;
 
 const CONNECTIONS: [usize; 3] = [1, 16, 256];
 pub const BODIES: [usize; 2] = [1 << 10, 32 << 10];
-const REPETITIONS: usize = 5;
+pub const REPETITIONS: usize = 5;
 pub const WARM_UP: Duration = Duration::from_millis(150);
 pub const MEASURED: Duration = Duration::from_millis(700);
 
@@ -46,7 +46,7 @@ struct Turn {
 /// The tables' rows of one shape: each target, and the sidecar's ratios to the other proxies.
 pub async fn compare(targets: &[Target], shape: Shape) -> Result<(Vec<Row>, Vec<Row>)> {
     let targets: Vec<&Target> = targets.iter().filter(|target| !target.slow || is_small(shape)).collect();
-    let turns = in_turns(&targets, async |target| turn(target, shape).await).await?;
+    let turns = in_turns(&targets, REPETITIONS, async |target| turn(target, shape).await).await?;
     let all: Vec<Turns> = targets.into_iter().zip(turns).map(|(target, turns)| Turns { target, turns }).collect();
     Ok((all.iter().map(|own| row(own, &all, shape)).collect(), ratios(&all, shape)))
 }
@@ -55,9 +55,9 @@ pub async fn compare(targets: &[Target], shape: Shape) -> Result<(Vec<Row>, Vec<
 ///
 /// # Errors
 /// Those of a turn.
-pub async fn in_turns<T>(targets: &[&Target], turn: impl AsyncFn(&Target) -> Result<T>) -> Result<Vec<Vec<T>>> {
+pub async fn in_turns<T>(targets: &[&Target], repetitions: usize, turn: impl AsyncFn(&Target) -> Result<T>) -> Result<Vec<Vec<T>>> {
     let mut turns: Vec<Vec<T>> = targets.iter().map(|_| Vec::new()).collect();
-    for repetition in 0..REPETITIONS {
+    for repetition in 0..repetitions {
         // Who comes first changes, because whoever comes after a busy one may find the CPUs warm or throttled.
         for turn_of in 0..targets.len() {
             let index = (repetition + turn_of) % targets.len();
@@ -71,6 +71,14 @@ pub async fn in_turns<T>(targets: &[&Target], turn: impl AsyncFn(&Target) -> Res
 pub fn added<T>(target: &Target, own: &[T], none: &[T], figure: impl Fn(&T) -> f64) -> Option<Figure> {
     let differences = own.iter().zip(none).map(|(own, none)| figure(own) - figure(none));
     target.process.is_some().then(|| Figure::of(differences))
+}
+
+/// What one proxy adds divided by what another adds, in the same repetition: without end where the other added nothing, and `None` where that
+/// is so in most repetitions.
+pub fn added_ratio<T>(own: &[T], other: &[T], none: &[T], figure: impl Fn(&T) -> f64) -> Option<Figure> {
+    let added = own.iter().zip(other).zip(none).map(|((own, other), none)| (figure(own) - figure(none), figure(other) - figure(none)));
+    let ratio = Figure::of(added.map(|(own, other)| if other > 0.0 { own / other } else { f64::INFINITY }));
+    ratio.median.is_finite().then_some(ratio)
 }
 
 /// CPU time is that of all calls of the turn, those of the warm-up included.
@@ -103,11 +111,7 @@ fn ratios(all: &[Turns], shape: Shape) -> Vec<Row> {
         all.iter().filter(|turns| turns.target.process.is_some()).partition(|turns| turns.target.charges);
     let rows = sidecars.iter().flat_map(|sidecar| others.iter().map(move |other| (sidecar, other))).map(|(sidecar, other)| {
         let ratio = |figure: fn(&Turn) -> f64| Some(paired(sidecar, other, |own, other| figure(own) / figure(other)));
-        let added = |figure: fn(&Turn) -> f64| {
-            let added = |of: &Turns| paired(of, &all[0], |own, none| figure(own) - figure(none));
-            // A proxy that adds nothing that can be measured is nothing to divide by.
-            (added(other).min > 0.0).then(|| added_ratio(sidecar, other, &all[0], figure))
-        };
+        let added = |figure: fn(&Turn) -> f64| added_ratio(&sidecar.turns, &other.turns, &all[0].turns, figure);
         shaped(Row::default().label("target", sidecar.target.name).label("to", other.target.name), shape)
             .figure("rps", ratio(|turn| turn.sample.rate))
             .figure("added_p50", added(p50))
@@ -126,11 +130,6 @@ fn shaped(row: Row, shape: Shape) -> Row {
 /// A figure of two turns in each repetition.
 fn paired(own: &Turns, other: &Turns, figure: impl Fn(&Turn, &Turn) -> f64) -> Figure {
     Figure::of(own.turns.iter().zip(&other.turns).map(|(own, other)| figure(own, other)))
-}
-
-fn added_ratio(own: &Turns, other: &Turns, none: &Turns, figure: fn(&Turn) -> f64) -> Figure {
-    let turns = own.turns.iter().zip(&other.turns).zip(&none.turns);
-    Figure::of(turns.map(|((own, other), none)| (figure(own) - figure(none)) / (figure(other) - figure(none))))
 }
 
 fn p50(turn: &Turn) -> f64 {

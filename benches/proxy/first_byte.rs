@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::common::{Figure, Row};
-use super::compare::{BODIES, MEASURED, WARM_UP, added, in_turns};
+use super::compare::{BODIES, MEASURED, REPETITIONS, WARM_UP, added, in_turns};
 use super::load::{self, Sample, Shape};
 use super::provider::Answer;
 use super::targets::Target;
@@ -17,7 +17,7 @@ pub async fn first_bytes(targets: &[Target]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (body, answer) in BODIES.into_iter().flat_map(|body| [Answer::Prompt, Answer::Thought].map(|answer| (body, answer))) {
         let shape = Shape { connections: 1, body, answer };
-        let turns = in_turns(&targets, async |target| load::run(&target.to, shape, WARM_UP, MEASURED).await).await?;
+        let turns = in_turns(&targets, REPETITIONS, async |target| load::run(&target.to, shape, WARM_UP, MEASURED).await).await?;
         let floor = targets.iter().zip(&turns).find(|(target, _)| target.name == FLOOR).map(|(_, turns)| turns);
         rows.extend(targets.iter().zip(&turns).map(|(target, own)| {
             let of = |figure: fn(&Sample) -> f64| Figure::of(own.iter().map(figure));

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::common::{Figure, Row};
-use super::compare::{added, in_turns};
+use super::compare::{REPETITIONS, added, in_turns};
 use super::load::{self, Connection, Delays, Destination, Shape};
 use super::provider::{Answer, EVENTS_BEFORE_HELD, Provider};
 use super::targets::{Endpoint, Target};
@@ -33,7 +33,7 @@ const OTHER_FILES: u64 = 100;
 /// How long an event takes from the provider to the caller, at a pace that leaves the CPUs idle in between.
 pub async fn events(targets: &[Target]) -> Result<Vec<Row>> {
     let targets: Vec<&Target> = targets.iter().filter(|target| !target.slow).collect();
-    let turns = in_turns(&targets, async |target| load::follow(&target.to, PACED, MEASURED).await).await?;
+    let turns = in_turns(&targets, REPETITIONS, async |target| load::follow(&target.to, PACED, MEASURED).await).await?;
     let rows = targets.iter().zip(&turns).map(|(target, own)| {
         let of = |figure: &dyn Fn(&Delays) -> f64| Figure::of(own.iter().map(figure));
         let added = |percent| added(target, own, &turns[0], |turn: &Delays| turn.delay.percentile(percent));
