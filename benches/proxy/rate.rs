@@ -38,7 +38,7 @@ pub async fn rates(targets: &[Target]) -> Result<Vec<Row>> {
         let turns = in_turns(&targets, repetitions, async |target| load::run_at(&target.to, SHAPE, pace, WARM_UP, measured).await).await?;
         rows.extend(targets.iter().zip(&turns).enumerate().map(|(index, (target, own))| {
             let added = |figure: fn(&Sample) -> f64| added(target, own, &turns[0], figure);
-            let compared = sidecar.filter(|sidecar| target.process.is_some() && *sidecar != index);
+            let compared = sidecar.filter(|sidecar| *sidecar != index);
             let ratio = |figure: fn(&Sample) -> f64| compared.and_then(|sidecar| added_ratio(&turns[sidecar], own, &turns[0], figure));
             Row::default()
                 .label("target", target.name)
